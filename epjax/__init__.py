@@ -1,0 +1,1 @@
+"""Equilibrium propagation for predictive coding networks."""
