@@ -1,0 +1,123 @@
+"""Drives a_k: the library's own flax modules for dense and convolutional layers. Any flax module can be one.
+
+Convolutions are NHWC. The gradient of a convolution for its input is written as a forward convolution with the
+kernel turned, which is the same product: XLA on CPU runs the transposed form several times slower in a loop.
+"""
+
+from functools import partial
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jax import Array, lax
+
+Fan = Literal["fan_in", "fan_out"]
+
+
+def uniform(gain: float, fan: Fan) -> Initializer:
+    """w ~ U(-c, c) with c = gain * sqrt(1 / fan); fan_out of a convolution is C_out * 3 * 3. METHOD section 6."""
+    return jax.nn.initializers.variance_scaling(gain**2 / 3, fan, "uniform")
+
+
+class Dense(nn.Module):
+    """a = W vec(h) + b: [...] -> [features]. Skip inputs add W_s vec(h_s)."""
+
+    features: int
+    gain: float = 1.0
+    fan: Fan = "fan_in"
+
+    @nn.compact
+    def __call__(self, h: Array, *skips: Array) -> Array:
+        """a [features] from h of any shape (and skip inputs of any shape)."""
+        init = uniform(self.gain, self.fan)
+        a = self.param("bias", nn.initializers.zeros, (self.features,)).astype(_accumulator(h))
+        for name, v in _named(h, skips):
+            kernel = self.param(name, init, (v.size, self.features))
+            a += jnp.dot(v.ravel(), kernel, preferred_element_type=_accumulator(h))
+        return a
+
+
+class Conv(nn.Module):
+    """a = pool(w * h) + b: 3x3 convolution, stride 1, padding 1, then an optional 2x2 max-pool.
+
+    [H, W, C] -> [H, W, features], or [H // 2, W // 2, features] with `pool`. A skip input [H_s, W_s, C_s] adds
+    a learned 1x1 convolution of stride H_s // H_out.
+    """
+
+    features: int
+    pool: bool = False
+    gain: float = 1.0
+    fan: Fan = "fan_in"
+
+    @nn.compact
+    def __call__(self, h: Array, *skips: Array) -> Array:
+        """a [H_out, W_out, features] from h [H, W, C]."""
+        init = uniform(self.gain, self.fan)
+        kernel = self.param("kernel", init, (3, 3, h.shape[-1], self.features))
+        a = conv3x3(h, kernel)
+        a = max_pool(a) if self.pool else a
+        for name, v in _named(h, skips)[1:]:
+            stride = v.shape[0] // a.shape[0]
+            v = v[::stride, ::stride]
+            weight = self.param(name, init, (1, 1, v.shape[-1], self.features))
+            a += jnp.dot(v, weight[0, 0], preferred_element_type=a.dtype)
+        return a + self.param("bias", nn.initializers.zeros, (self.features,)).astype(a.dtype)
+
+
+def conv3x3(h: Array, kernel: Array) -> Array:
+    """[H, W, C] * [3, 3, C, D] -> [H, W, D], stride 1, padding 1, accumulated in at least float32."""
+    # A custom_vjp's backward is traced later, outside the caller's precision context: carry it along.
+    return _conv3x3(jax.config.jax_default_matmul_precision, h, kernel)  # type: ignore[attr-defined]
+
+
+def _correlate(precision: str | None, h: Array, kernel: Array, out: jnp.dtype | None = None) -> Array:
+    return lax.conv_general_dilated(
+        h[None],
+        kernel,
+        window_strides=(1, 1),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+        preferred_element_type=_accumulator(h) if out is None else out,
+    )[0]
+
+
+def _conv3x3_forward(precision: str | None, h: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _correlate(precision, h, kernel), (h, kernel)
+
+
+def _conv3x3_backward(precision: str | None, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    h, kernel = saved
+    g = g.astype(h.dtype)
+    g_h = _correlate(precision, g, kernel[::-1, ::-1].swapaxes(2, 3), h.dtype)
+    _, pull = jax.vjp(lambda w: _correlate(precision, h, w, h.dtype), kernel)
+    return g_h, pull(g)[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv3x3(precision: str | None, h: Array, kernel: Array) -> Array:
+    return _correlate(precision, h, kernel)
+
+
+_conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+def max_pool(a: Array) -> Array:
+    """2x2 maximum, stride 2: [H, W, C] -> [H // 2, W // 2, C]; a tie goes to the first in reading order.
+
+    Written with selections: their transpose is cheap everywhere, and one unit of each window gets the gradient.
+    """
+    H, W, C = a.shape[0] // 2, a.shape[1] // 2, a.shape[2]
+    a = a[: 2 * H, : 2 * W].reshape(H, 2, W, 2, C)
+    a = jnp.where(a[:, :, :, 1] > a[:, :, :, 0], a[:, :, :, 1], a[:, :, :, 0])
+    return jnp.where(a[:, 1] > a[:, 0], a[:, 1], a[:, 0])
+
+
+def _accumulator(v: Array) -> jnp.dtype:
+    return jnp.dtype(jnp.float32) if v.dtype.itemsize < 4 else v.dtype
+
+
+def _named(h: Array, skips: tuple[Array, ...]) -> list[tuple[str, Array]]:
+    return [("kernel", h), *((f"skip_kernel_{i}", v) for i, v in enumerate(skips, start=1))]

@@ -1,0 +1,44 @@
+"""The energy of a predictive coding network, for ONE example with states h = (h_1, ..., h_L)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from epjax.cost import Cost
+from epjax.network import Network, Params, States
+
+
+def prediction_errors(net: Network, params: Params, x: Array, h: States) -> States:
+    """eps_k = h_k - f_k(h_{k-1}) for k = 1..L, by subtraction of states."""
+    states = (x, *h)
+    return tuple(
+        states[k] - net.predict(params[k - 1], k, *(states[j] for j in net.sources(k))) for k in range(1, len(net) + 1)
+    )
+
+
+def half_squared_norm(errors: States) -> Array:
+    """1/2 sum_k || eps_k ||^2."""
+    return 0.5 * jnp.sum(jnp.stack([jnp.vdot(e, e) for e in errors]))
+
+
+def energy(net: Network, params: Params, x: Array, h: States) -> Array:
+    """E(theta, x, h) = 1/2 sum_k || h_k - f_k ||^2; zero exactly at the forward pass."""
+    return half_squared_norm(prediction_errors(net, params, x, h))
+
+
+def total_energy(net: Network, cost: Cost, params: Params, x: Array, y: Array, beta: Array, h: States) -> Array:
+    """F(theta, beta, h) = E + beta C(h_L, y)."""
+    return energy(net, params, x, h) + beta * cost(h[-1], y)
+
+
+def projected_gradient(net: Network, F: Callable[[States], Array], h: States) -> States:
+    """h_k - proj(h_k - dF/dh_k), the stationarity of F at h under the states' ranges; dF/dh_k for smooth phi_k.
+
+    `F` is a function of the states, such as ``partial(total_energy, net, cost, params, x, y, beta)``.
+    """
+    gradient = jax.grad(F)(h)
+    return tuple(
+        h_k - net.activation(k).project(h_k - g_k) for k, (h_k, g_k) in enumerate(zip(h, gradient, strict=True), 1)
+    )

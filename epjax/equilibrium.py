@@ -1,0 +1,441 @@
+"""Nudged equilibria by local layer updates: even/odd ("async") and synchronous traversals, for ONE example.
+
+    PGD      h_k <- proj(h_k - alpha (eps_k - T_k))          T_k = sum_j (d f_j / d h_k)^T eps_j
+    mod-PGD  h_k <- phi(a_k + T_k)                           (alpha = 1)
+    output   h_L <- a_L - beta dC/dh_L(h_L)
+
+METHOD section 2; arXiv:2606.03584. Errors are carried beside the states: after a full step eps_k is
+`Activation.error(a_k, T_k)`, never the difference of two nearly equal states.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from epjax.activation import Update, check_update
+from epjax.energy import half_squared_norm, prediction_errors
+from epjax.network import Network, Params, States
+from epjax.perturbation import Perturbation
+
+Errors = Literal["carried", "recomputed"]
+
+Pull = Callable[[Array], dict[int, Array]]
+"""eps_k -> {j: (d f_k / d h_j)^T eps_k} for the layers j >= 1 that feed layer k."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["h", "errors", "iterations", "residual", "converged", "energies"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Solution:
+    """A nudged state and how it was reached. Fields that were not asked for are None: not measured.
+
+    h            (h_1, ..., h_L)
+    errors       (eps_1, ..., eps_L), which the estimator turns into a gradient
+    iterations   iterations (or sweeps) that were run, int32
+    residual     worst layer of ||r_k|| / ||eps_k||, where r_k = h_k - update_k(h) at alpha = 1, all layers at h:
+                 with PGD the projected dF/dh_k, for smooth activations dF/dh_k itself
+    converged    residual <= tolerance
+    energies     F at the free state and after every iteration, NaN after an early stop
+    """
+
+    h: States | None
+    errors: States | None
+    iterations: Array
+    residual: Array | None
+    converged: Array | None
+    energies: Array | None
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """A layer at its current inputs: a_k and its vector-Jacobian product, evaluated once and used until they move."""
+
+    a: Array
+    pull: Pull
+
+
+def linearise(net: Network, params: Params, k: int, h: Sequence[Array]) -> Linearised:
+    """a_k and the pull-back of f_k = phi_k(drive_k) at the inputs in h = (x, h_1, ..., h_L)."""
+    sources = net.sources(k)
+    a, pull_drive = jax.vjp(partial(net.drive, params[k - 1], k), *(h[j] for j in sources))
+    _, pull_phi = jax.vjp(net.activation(k), a)
+
+    def pull(eps: Array) -> dict[int, Array]:
+        return sum_signals([dict([pair]) for pair in zip(sources, pull_drive(*pull_phi(eps)), strict=True) if pair[0]])
+
+    return Linearised(a, pull)
+
+
+def sum_signals(signals: Sequence[dict[int, Array]]) -> dict[int, Array]:
+    """Adds signals to the same layer."""
+    total: dict[int, Array] = {}
+    for signal in signals:
+        for j, T_j in signal.items():
+            total[j] = total[j] + T_j if j in total else T_j
+    return total
+
+
+@dataclass(frozen=True)
+class FreePhase:
+    """The free equilibrium of one example: h = (x, h_1, ..., h_L) with every layer linearised there."""
+
+    h: tuple[Array, ...]
+    layers: tuple[Linearised, ...]
+
+    @property
+    def output(self) -> Array:
+        """h_L^free."""
+        return self.h[-1]
+
+
+def free_phase(net: Network, params: Params, x: Array) -> FreePhase:
+    """One forward pass: E = 0 and dE/dtheta = 0. The linearisations are shared by all nudged phases."""
+    h, layers = [x], []
+    for k in range(1, len(net) + 1):
+        layers.append(linearise(net, params, k, h))
+        h.append(net.activation(k)(layers[-1].a))
+    return FreePhase(tuple(h), tuple(layers))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One example's nudged phase: find the stationary point of F, starting from the free one."""
+
+    net: Network
+    params: Params
+    free: FreePhase
+    perturbation: Perturbation
+    errors: Errors = "carried"
+
+    @property
+    def x(self) -> Array:
+        """The clamped input h_0."""
+        return self.free.h[0]
+
+    def total_energy(self, h: States) -> Array:
+        """F at h, from recomputed errors."""
+        errors = prediction_errors(self.net, self.params, self.x, h)
+        return half_squared_norm(errors) + self.perturbation.cost_term(h[-1])
+
+
+class Equilibration(Protocol):
+    """A way from the free state to the nudged one, with what it costs and when it stops."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """The residual at which an example stops, or None to run every iteration."""
+        ...
+
+    def check(self, net: Network, errors: Errors) -> None:
+        """Raises ValueError where the method does not fit the network, warns where it is not exact."""
+        ...
+
+    def solve(self, problem: Problem) -> Solution:
+        """The nudged state of one example."""
+        ...
+
+
+def equilibrate(problem: Problem, method: Equilibration) -> Solution:
+    """Solves `problem` by `method` after checking that they fit (see `Equilibration.check`)."""
+    method.check(problem.net, problem.errors)
+    check_tolerance(method.tolerance, problem.x.dtype)
+    return method.solve(problem)
+
+
+def check_options(iterations: int, tolerance: float | None, unroll: int, name: str) -> None:
+    """Raises ValueError unless iterations >= 1, unroll >= 0 and the tolerance is None or positive."""
+    if not iterations >= 1:
+        raise ValueError(f"{name} must be at least 1, got {iterations}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"tolerance must be positive or None, got {tolerance}")
+    if not unroll >= 0:
+        raise ValueError(f"unroll must be at least 0, got {unroll}")
+
+
+def check_tolerance(tolerance: float | None, dtype: jnp.dtype) -> None:
+    """Warns where rounding of relative size 4 eps keeps the residual above the tolerance."""
+    floor = 4 * float(jnp.finfo(dtype).eps)
+    if tolerance is not None and tolerance < floor:
+        warnings.warn(
+            f"tolerance {tolerance:g} is below what {jnp.dtype(dtype).name} can reach (about {floor:.1e}): "
+            f"the equilibration will run to its maximum",
+            stacklevel=3,
+        )
+
+
+def residual(
+    problem: Problem, update: Update, h_L: Array, errors: Sequence[Array], layers: Sequence[Linearised]
+) -> Array:
+    """max_k ||r_k|| / ||eps_k|| with r_k = eps_k - error(a_k, T_k), T_k from `errors` at the state of `layers`."""
+    L = len(errors)
+    T = sum_signals([layer.pull(eps) for layer, eps in zip(layers, errors, strict=True)])
+    T[L] = problem.perturbation.signal(h_L)
+    r = [eps - new_error(problem, update, k, layers[k - 1].a, T[k]) for k, eps in enumerate(errors, start=1)]
+    return jnp.max(jnp.stack([relative(r_k, eps) for r_k, eps in zip(r, errors, strict=True)]))
+
+
+def new_error(problem: Problem, update: Update, k: int, a: Array, T: Array) -> Array:
+    """eps_k after a full step (alpha = 1) of layer k under the signal T_k."""
+    activation = problem.net.activation(k)
+    if k == len(problem.net):
+        return problem.perturbation.error(activation, a, T, update)
+    return activation.error(a, T, update)
+
+
+def relative(r: Array, eps: Array) -> Array:
+    """||r|| / ||eps||, 0 where both vanish (a layer that the wave has not reached)."""
+    tiny = jnp.finfo(eps.dtype).tiny
+    scale = jnp.maximum(jnp.max(jnp.abs(eps)), tiny)  # the squares of small errors would underflow
+    r, eps = r / scale, eps / scale
+    return jnp.sqrt(jnp.vdot(r, r) / jnp.maximum(jnp.vdot(eps, eps), tiny))
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """Options that async and sync share. `iterations` is K, `step_size` is alpha.
+
+    `tolerance` stops an example once an iteration changes no layer by more than tolerance * ||eps_k||, which is
+    the residual met by the updates of that iteration. `residual` measures that of the state returned, in 2 more
+    forward-equivalents; a tolerance implies it. `trace` records F after every iteration.
+    `unroll` iterations are laid out before the `lax.while_loop` (async unrolls the wave as well, see there).
+    Raises ValueError for iterations < 1, step_size outside (0, 1], or a step_size other than 1 with mod_pgd.
+    """
+
+    iterations: int = 10
+    tolerance: float | None = None
+    update: Update = "mod_pgd"
+    step_size: float = 1.0
+    residual: bool = False
+    trace: bool = False
+    unroll: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(self.iterations, self.tolerance, self.unroll, "iterations")
+        if not 0 < self.step_size <= 1:
+            raise ValueError(f"step_size must lie in (0, 1], got {self.step_size}")
+        if self.update == "mod_pgd" and self.step_size != 1:
+            raise ValueError(f"step_size must be 1 with update='mod_pgd', got {self.step_size}: use update='pgd'")
+
+    def check(self, net: Network, errors: Errors) -> None:
+        """Raises ValueError for an update that the network's activations do not allow."""
+        check_update(self.update, tuple(layer.activation for layer in net.layers))
+        if errors not in get_args(Errors):
+            raise ValueError(f"errors must be one of {', '.join(get_args(Errors))}, got {errors!r}")
+
+
+@dataclass(frozen=True)
+class Async(Traversal):
+    """One iteration updates all EVEN layers at once, then all ODD layers at once: the paper's scheme.
+
+    Each half-step evaluates each of its drives once and one vector-Jacobian product: 2 forward-equivalents an
+    iteration. To first order in beta the errors are exact after K = L iterations where they are recomputed from
+    the states, and after K = L / 2 where they are carried. With `skip_unreached` the first iterations, which are
+    laid out before the loop, leave out the layers that the wave from the output has not reached; the iterates
+    are the same.
+    """
+
+    skip_unreached: bool = True
+
+    def check(self, net: Network, errors: Errors) -> None:
+        """Raises for layers of one parity that feed each other; warns of layers that K leaves inexact."""
+        super().check(net, errors)
+        L, K = len(net), self.iterations
+        for k in range(1, L + 1):
+            if any(j and (k - j) % 2 == 0 for j in net.sources(k)):
+                raise ValueError(
+                    f"the async traversal needs layers fed by the opposite parity, but layer {k} is fed by "
+                    f"{net.sources(k)}: use Sweep or Sync"
+                )
+        if errors == "recomputed" and K < L:
+            inexact = f"the errors of layers {max(2 * K - L + 2, 1)} to {L} are not yet exact"
+            warnings.warn(f"iterations={K} is less than the network's {L} layers: {inexact}", stacklevel=4)
+        if errors == "carried" and 2 * K < L:
+            unreached = f"layers 1 to {L - 2 * K} are not reached, their gradient is zero"
+            warnings.warn(f"iterations={K} is less than half of the network's {L} layers: {unreached}", stacklevel=4)
+
+    def solve(self, problem: Problem) -> Solution:
+        """K even/odd iterations from the free state, or fewer by the tolerance."""
+        net, perturbation, L = problem.net, problem.perturbation, len(problem.net)
+        free = dict(enumerate(problem.free.layers, start=1))
+        fixed = {k: free[k] for k in free if not any(net.sources(k))}  # fed by the clamped input alone
+        first = start(problem)
+        if perturbation.at_once:
+            first.T.update(free[L].pull(first.eps[L]))
+        laid_out = self.unroll
+        if self.skip_unreached:
+            laid_out = max(laid_out, (L + 1) // 2)
+        else:
+            first = with_signals(first, L)
+
+        def step(iterate: Iterate, known: Known) -> tuple[Iterate, Known]:
+            iterate = replace(iterate, change=jnp.zeros_like(iterate.change))
+            for parity in (0, 1):
+                iterate, known = half_step(problem, self, parity, iterate, known)
+            return iterate, known if self.skip_unreached else fixed
+
+        return run(
+            problem,
+            self,
+            step,
+            first,
+            laid_out,
+            known=free if self.skip_unreached else fixed,
+            known_in_loop=fixed,
+        )
+
+
+@dataclass(frozen=True)
+class Sync(Traversal):
+    """All layers at once: the control. At alpha = 1 it diverges. Its errors are differences of states by nature."""
+
+    def solve(self, problem: Problem) -> Solution:
+        """K synchronous iterations from the free state, or fewer by the tolerance."""
+        net, L = problem.net, len(problem.net)
+
+        def step(iterate: Iterate, known: Known) -> tuple[Iterate, Known]:
+            h = iterate.states(problem.x)
+            layers = {k: linearise(net, problem.params, k, h) for k in range(1, L + 1)}
+            T = sum_signals([layers[k].pull(h[k] - net.activation(k)(layers[k].a)) for k in layers])
+            T[L] = problem.perturbation.signal(h[L])
+            iterate = replace(iterate, change=jnp.zeros_like(iterate.change))
+            for k, layer in layers.items():
+                iterate = update_layer(problem, self, k, layer.a, T[k], iterate)
+            return iterate, known
+
+        return run(replace(problem, errors="recomputed"), self, step, start(problem), self.unroll, {}, {})
+
+
+Known = dict[int, Linearised]
+"""The layers whose linearisation at the current inputs is at hand."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["h", "eps", "T", "change"], meta_fields=[])
+@dataclass(frozen=True)
+class Iterate:
+    """h_k and eps_k of every layer; T_k of the layers that move next (absent: not reached); the largest change."""
+
+    h: dict[int, Array]
+    eps: dict[int, Array]
+    T: dict[int, Array]
+    change: Array
+
+    def states(self, x: Array) -> tuple[Array, ...]:
+        """(x, h_1, ..., h_L)."""
+        return (x, *(self.h[k] for k in sorted(self.h)))
+
+
+def start(problem: Problem) -> Iterate:
+    """The free state, with the output error of a perturbation that is there at once."""
+    h = dict(enumerate(problem.free.h[1:], start=1))
+    eps = {k: jnp.zeros_like(h_k) for k, h_k in h.items()}
+    if problem.perturbation.at_once:
+        L = len(h)
+        eps[L] = problem.perturbation.signal(h[L])
+        h[L] = h[L] + eps[L]
+    return Iterate(h, eps, {}, jnp.zeros((), problem.x.dtype))
+
+
+def with_signals(iterate: Iterate, L: int) -> Iterate:
+    """The signals to the even layers, zero where the wave has not been: a loop's carry needs them all."""
+    T = {k: iterate.T.get(k, jnp.zeros_like(h_k)) for k, h_k in iterate.h.items() if k % 2 == 0 and k < L}
+    return replace(iterate, T=T)
+
+
+def half_step(
+    problem: Problem, options: Traversal, parity: int, iterate: Iterate, known: Known
+) -> tuple[Iterate, Known]:
+    """Updates the layers of `parity`, then pulls their errors down: one drive and one product a layer."""
+    net, L, known, signals = problem.net, len(problem.net), dict(known), []
+    h = iterate.states(problem.x)  # layers of one parity do not feed each other
+    for k in (k for k in iterate.h if k % 2 == parity):
+        T_k = problem.perturbation.signal(h[k]) if k == L else iterate.T.get(k)
+        if T_k is None and k in known:
+            continue  # neither its inputs nor its signal have moved
+        layer = known[k] if k in known else linearise(net, problem.params, k, h)
+        T_k = jnp.zeros_like(h[k]) if T_k is None else T_k
+        iterate = update_layer(problem, options, k, layer.a, T_k, iterate)
+        signals.append(layer.pull(iterate.eps[k]))
+        known[k] = layer
+        for j in net.targets(k):
+            known.pop(j, None)
+    return replace(iterate, T=sum_signals(signals)), known
+
+
+def update_layer(problem: Problem, options: Traversal, k: int, a: Array, T: Array, iterate: Iterate) -> Iterate:
+    """One step of layer k: h_k, eps_k = h_k - phi(a_k), and its change (h_k - old h_k) / alpha relative to eps_k."""
+    activation, alpha, old = problem.net.activation(k), options.step_size, iterate.h[k]
+    output = k == len(problem.net)
+    p = activation(a)
+    if alpha == 1 or (output and problem.perturbation.at_once):
+        eps = new_error(problem, options.update, k, a, T)
+        h = p + eps
+        if problem.errors == "recomputed":
+            eps = h - p
+    else:
+        h = activation.project(old - alpha * ((old - p) - T))
+        eps = h - p
+    change = jnp.maximum(iterate.change, relative((h - old) / alpha, eps))
+    return Iterate({**iterate.h, k: h}, {**iterate.eps, k: eps}, iterate.T, change)
+
+
+def run(
+    problem: Problem,
+    options: Traversal,
+    step: Callable[[Iterate, Known], tuple[Iterate, Known]],
+    iterate: Iterate,
+    laid_out: int,
+    known: Known,
+    known_in_loop: Known,
+) -> Solution:
+    """Lays the first iterations out, runs the others in a `lax.while_loop`, stops, and records.
+
+    While iterations are laid out a linearisation survives until its inputs move; in the loop all inputs move.
+    """
+    L, K, tolerance = len(problem.net), options.iterations, options.tolerance
+    laid_out = min(laid_out, K)
+
+    def record(energies: Array | None, i: int | Array, iterate: Iterate) -> Array | None:
+        return None if energies is None else energies.at[i].set(problem.total_energy(iterate.states(problem.x)[1:]))
+
+    energies = jnp.full((K + 1,), jnp.nan, problem.x.dtype) if options.trace else None
+    energies = record(energies, 0, iterate)
+    for i in range(laid_out):
+        iterate, known = step(iterate, known)
+        energies = record(energies, i + 1, iterate)
+
+    def more(carry: tuple[Array, Iterate, Array | None]) -> Array:
+        i, iterate, _ = carry
+        return i < K if tolerance is None else (i < K) & ((iterate.change > tolerance) | (i == 0))
+
+    def body(carry: tuple[Array, Iterate, Array | None]) -> tuple[Array, Iterate, Array | None]:
+        i, iterate, energies = carry
+        iterate, _ = step(iterate, known_in_loop)
+        return i + 1, iterate, record(energies, i + 1, iterate)
+
+    iterations = jnp.int32(laid_out)
+    if laid_out < K:
+        iterate = with_signals(iterate, L) if iterate.T else iterate
+        iterations, iterate, energies = lax.while_loop(more, body, (iterations, iterate, energies))
+    states = iterate.states(problem.x)
+    errors = tuple(iterate.eps[k] for k in sorted(iterate.eps))
+    if problem.errors == "recomputed":
+        errors = prediction_errors(problem.net, problem.params, problem.x, states[1:])
+    measured = _residual_at(problem, options.update, states) if options.residual or tolerance is not None else None
+    converged = None if tolerance is None or measured is None else measured <= tolerance
+    return Solution(states[1:], errors, iterations, measured, converged, energies)
+
+
+def _residual_at(problem: Problem, update: Update, states: Sequence[Array]) -> Array:
+    net = problem.net
+    layers = [linearise(net, problem.params, k, states) for k in range(1, len(net) + 1)]
+    errors = [states[k] - net.activation(k)(layer.a) for k, layer in enumerate(layers, start=1)]
+    return residual(problem, update, states[-1], errors, layers)

@@ -1,0 +1,176 @@
+"""Gradient estimators: equilibrium propagation by finite nudging, and backpropagation behind the same signature.
+
+    G(beta) = dF/dtheta = - sum_k (d f_k / d theta_k)^T eps_k   at the nudged state, h_{k-1} nudged too
+    forward    G(+|beta|) / |beta|                backward  G(-|beta|) / (-|beta|)
+    random     G(s |beta|) / (s |beta|), s = +1 or -1 drawn per example
+    centered   [G(+beta) - G(-beta)] / (2 beta)
+
+METHOD section 3; arXiv:2606.03584.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from epjax.cost import Cost, as_target
+from epjax.equilibrium import Equilibration, Errors, FreePhase, Problem, Solution, equilibrate, free_phase
+from epjax.network import Network, Params
+from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
+from epjax.sweep import Sweep
+
+Scheme = Literal["centered", "forward", "backward", "random"]
+Phases = Literal["together", "sequential"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["output", "solution"], meta_fields=[])
+@dataclass(frozen=True)
+class Aux:
+    """What comes beside the cost: the free output [B, classes] and how the nudged phases went.
+
+    `solution` has iterations, residual, converged [B, P] and energies [B, P, K + 1] for P phases (positive beta
+    first), without the states; None for backpropagation.
+    """
+
+    output: Array
+    solution: Solution | None
+
+
+ValueAndGrad = Callable[[Params, Array, Array, Array | None], tuple[tuple[Array, Aux], Params]]
+"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params)."""
+
+
+def value_and_grad(
+    net: Network,
+    cost: Cost,
+    *,
+    scheme: Scheme = "centered",
+    perturbation: PerturbationName = "nudge",
+    beta: float = 0.05,
+    equilibration: Equilibration | None = None,
+    errors: Errors = "carried",
+    phases: Phases = "together",
+) -> ValueAndGrad:
+    """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
+
+    Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `key` is used
+    by the random scheme only and may be None otherwise. `phases="sequential"` runs the two phases of the centered
+    scheme one after the other, in less memory. Raises ValueError for an option outside its set, and for beta that
+    is zero, negative or not finite.
+    """
+    for name, value, allowed in (
+        ("scheme", scheme, get_args(Scheme)),
+        ("perturbation", perturbation, get_args(PerturbationName)),
+        ("errors", errors, get_args(Errors)),
+        ("phases", phases, get_args(Phases)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta must be a finite positive nudging strength (the scheme gives its sign), got {beta}")
+    method = Sweep(1) if equilibration is None else equilibration
+    method.check(net, errors)
+
+    def nudged(params: Params, x: Array, y: Array, betas: Array) -> tuple[Array, Solution]:
+        """The free output of one example and its nudged states at betas [P]."""
+        free = free_phase(net, params, x)
+
+        def phase(beta: Array) -> Solution:
+            return equilibrate(Problem(net, params, free, _perturb(perturbation, cost, free, y, beta), errors), method)
+
+        return free.output, jax.vmap(phase)(betas)
+
+    def estimate(params: Params, x: Array, y: Array, betas: Array) -> tuple[Array, Solution, Params]:
+        output, solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
+        assert solution.h is not None
+        assert solution.errors is not None
+        grads = energy_gradient(net, params, x, solution.h, solution.errors, 1 / (betas * betas.size))
+        return output, replace(solution, h=None, errors=None), grads
+
+    def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+        betas = beta * _signs(scheme, x.shape[0], key, x.dtype)
+        if phases == "together" or betas.shape[1] == 1:
+            output, solution, grads = estimate(params, x, y, betas)
+        else:
+            output, solution, grads = _in_sequence(estimate, params, x, y, betas)
+        return (jnp.mean(jax.vmap(cost)(output, y)), Aux(output, solution)), grads
+
+    return ep
+
+
+def backprop_value_and_grad(net: Network, cost: Cost) -> ValueAndGrad:
+    """The gradient of the mean cost of the free output by backpropagation, `jax.grad`, for comparison."""
+
+    def mean_cost(params: Params, x: Array, y: Array) -> tuple[Array, Aux]:
+        output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
+        return jnp.mean(jax.vmap(cost)(output, y)), Aux(output, None)
+
+    def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+        del key
+        return jax.value_and_grad(mean_cost, has_aux=True)(params, x, y)
+
+    return bp
+
+
+def energy_gradient(
+    net: Network, params: Params, x: Array, h: Sequence[Array], errors: Sequence[Array], weights: Array
+) -> Params:
+    """sum_bp weights_bp dF/dtheta at nudged states:  - sum_k (d f_k / d theta_k)^T sum_bp weights_bp eps_k.
+
+    x [B, ...]; h_k and eps_k [B, P, ...] for P phases; weights [B, P]. Sums over examples and phases within the
+    products: no gradient of a single example is ever formed.
+    """
+    states = (x, *h)
+
+    def surrogate(params: Params) -> Array:
+        total = jnp.zeros((), x.dtype)
+        for k, eps in enumerate(errors, start=1):
+            eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
+            sources = net.sources(k)
+            predict = partial(net.predict, params[k - 1], k)
+            if not any(sources):  # the same prediction in every phase
+                eps = eps.sum(axis=1)
+            else:
+                predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
+            f = jax.vmap(predict)(*(lax.stop_gradient(states[j]) for j in sources))
+            total -= jnp.vdot(f, eps)
+        return total
+
+    return jax.grad(surrogate)(params)
+
+
+def _perturb(name: PerturbationName, cost: Cost, free: FreePhase, y: Array, beta: Array) -> Perturbation:
+    if name == "nudge":
+        return Nudge(cost, y, beta)
+    return Clamp(as_target(y, free.output.shape[0], free.output.dtype), free.output, beta)
+
+
+def _signs(scheme: Scheme, batch: int, key: Array | None, dtype: Any) -> Array:
+    """The sign of beta [B, P] in each phase."""
+    if scheme == "random":
+        if key is None:
+            raise ValueError("key must be a jax random key for scheme='random', got None")
+        return jax.random.rademacher(key, (batch, 1), dtype)
+    signs = {"centered": [1, -1], "forward": [1], "backward": [-1]}[scheme]
+    return jnp.broadcast_to(jnp.array(signs, dtype), (batch, len(signs)))
+
+
+def _in_sequence(
+    estimate: Callable[..., tuple[Array, Solution, Params]], params: Params, x: Array, y: Array, betas: Array
+) -> tuple[Array, Solution, Params]:
+    """The phases one after the other: the second starts once the first's gradient is there, and its states gone."""
+    P = betas.shape[1]
+    output, first, grads = estimate(params, x, y, betas[:, :1])
+    solutions = [first]
+    for p in range(1, P):
+        (params, x), grads = lax.optimization_barrier(((params, x), grads))
+        _, solution, more = estimate(params, x, y, betas[:, p : p + 1])
+        solutions.append(solution)
+        grads = jax.tree.map(jnp.add, grads, more)
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *solutions)
+    return output, stacked, jax.tree.map(lambda g: g / P, grads)

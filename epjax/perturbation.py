@@ -1,0 +1,79 @@
+"""What pushes the output state away from its free value: a nudge by the cost, or a clamp toward the target."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import jax
+from jax import Array
+
+from epjax.activation import Activation, Update
+from epjax.cost import Cost
+
+PerturbationName = Literal["nudge", "clamp"]
+
+
+class Perturbation(Protocol):
+    """The output layer of one example under strength beta: its signal T_L, its error eps_L, its cost term in F."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the output error is there before the first iteration."""
+        ...
+
+    def signal(self, h_L: Array) -> Array:
+        """T_L at the output state h_L, in the place of a top-down signal."""
+        ...
+
+    def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
+        """eps_L after a full update."""
+        ...
+
+    def cost_term(self, h_L: Array) -> Array:
+        """What F adds to E."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """F = E + beta C(h_L, y):  T_L = -beta dC/dh_L(h_L),  h_L <- a_L + T_L."""
+
+    cost: Cost
+    y: Array
+    beta: Array
+    at_once: bool = False
+
+    def signal(self, h_L: Array) -> Array:
+        """T_L = -beta dC/dh_L at h_L [classes]."""
+        return -self.beta * jax.grad(self.cost)(h_L, self.y)
+
+    def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
+        """eps_L as at any layer, with T_L for its top-down signal."""
+        return activation.error(a_L, T_L, update)
+
+    def cost_term(self, h_L: Array) -> Array:
+        """Beta C(h_L, y)."""
+        return self.beta * self.cost(h_L, self.y)
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """h_L = (1 - beta) h_L^free + beta y, held fixed: T_L = beta (y - h_L^free) and F = E."""
+
+    target: Array
+    free_output: Array
+    beta: Array
+    at_once: bool = True
+
+    def signal(self, h_L: Array) -> Array:
+        """T_L = beta (y - h_L^free), whatever h_L."""
+        del h_L
+        return self.beta * (self.target - self.free_output)
+
+    def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
+        """eps_L = h_L - phi(a_L) = T_L - (phi(a_L) - h_L^free), the small part first."""
+        del update
+        return T_L - (activation(a_L) - self.free_output)
+
+    def cost_term(self, h_L: Array) -> Array:
+        """0: the output is held, not pulled."""
+        return 0.0 * h_L[0]
