@@ -1,0 +1,1 @@
+"""Experiments: each a command, a recipe, and what came of it."""

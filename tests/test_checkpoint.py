@@ -1,0 +1,211 @@
+"""Checkpoints: what is saved comes back bit for bit, or a sentence says why not; nothing whole is ever lost.
+
+Would catch: a save that sees the next step's numbers in a donated buffer, flipped bits that pass unnoticed,
+a damaged checkpoint that stops the run or is overwritten, the best one thrown away, a resume under another
+configuration.
+"""
+
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epjax import sharding
+from epjax.checkpoint import Checkpoints, ConfigurationDiffers, describe, differences
+from epjax.train import initial_state, sgd
+
+CONFIG = {"beta": 0.05, "width": 0.25, "mean": (0.5, 0.25)}
+
+
+def make_state(seed=0, step=0):
+    random = np.random.default_rng(seed)
+    params = ({"kernel": jnp.asarray(random.normal(size=(128, 256)), jnp.float32)}, {"bias": jnp.zeros(5)})
+    state = initial_state(params, sgd(0.1))
+    return type(state)(state.params, state.opt_state, jnp.int32(step))
+
+
+def like(state, mesh=None):
+    mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+    return describe(state, sharding.state_shardings(mesh, state))
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture
+def no_room():
+    """A limit on the size of files, which fails a write like a full disk does."""
+
+    @contextmanager
+    def limit():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def save_steps(folder, steps, **options):
+    checkpoints = Checkpoints(folder, CONFIG, **options)
+    for step in steps:
+        checkpoints.save(step, make_state(step, step), extra={"seconds": 0.1 * step})
+    checkpoints.close()
+
+
+def test_state_config_and_extra_come_back(folder):
+    assert Checkpoints(folder, CONFIG).restore(like(make_state())) is None
+    save_steps(folder, [7])
+    restored = Checkpoints(folder, CONFIG).restore(like(make_state()))
+    assert (restored.step, restored.extra) == (7, {"seconds": 0.1 * 7})
+    assert_same(restored.state, make_state(7, 7))
+
+
+def test_a_donated_buffer_is_saved_as_it_was(folder):
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state = step({"w": jnp.zeros((1500, 1500)), "step": jnp.int32(0)})
+    checkpoints = Checkpoints(folder, CONFIG, keep=5)
+    for number in range(4):
+        checkpoints.save(number, state)
+        for _ in range(3):
+            state = step(state)
+    checkpoints.wait()
+    restored = checkpoints.restore(like(state))
+    np.testing.assert_array_equal(restored.state["w"], np.full((1500, 1500), 10.0))
+    checkpoints.close()
+
+
+def test_the_last_and_the_best_are_kept(folder):
+    checkpoints = Checkpoints(folder, CONFIG, keep=2)
+    for step, error in ((1, 60.0), (2, 30.0), (3, 50.0), (4, None), (5, 40.0), (6, 31.0)):
+        checkpoints.save(step, make_state(step, step), metric=error)
+    checkpoints.wait()
+    assert checkpoints.steps == [2, 5, 6]
+    assert checkpoints.best_step == 2
+    checkpoints.save(6, make_state(99, 6))  # a step that has its checkpoint keeps it
+    assert_same(checkpoints.restore(like(make_state())).state, make_state(6, 6))
+    checkpoints.close()
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_restore_onto_another_mesh(folder):
+    state = make_state(3)
+    divided = jax.device_put(state, sharding.state_shardings(sharding.make_mesh(4), state))
+    checkpoints = Checkpoints(folder, CONFIG)
+    checkpoints.save(1, divided)
+    checkpoints.close()
+    for mesh in (sharding.make_mesh(2), sharding.make_mesh(devices=jax.devices()[:1])):
+        restored = Checkpoints(folder, CONFIG).restore(like(state, mesh)).state
+        assert_same(restored, state)
+        kernel = restored.params[0]["kernel"]
+        assert kernel.sharding == sharding.parameter_sharding(mesh, kernel.shape)
+
+
+def test_another_configuration_is_refused_by_field(folder):
+    save_steps(folder, [1])
+    changed = {**CONFIG, "beta": 0.1, "gain": 2.0}
+    with pytest.raises(ConfigurationDiffers, match=r"beta was 0.05, is 0.1; gain was not set, is 2.0"):
+        Checkpoints(folder, changed).restore(like(make_state()))
+    assert Checkpoints(folder, CONFIG).steps == [1]
+
+
+def test_differences_of_equal_configurations():
+    assert differences(CONFIG, dict(CONFIG)) == []
+
+
+def payload(folder, step):
+    """The largest file of a checkpoint: its arrays."""
+    return max((f for f in (folder / str(step)).rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def cut(path: Path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink], ids=["cut", "flip", "missing"])
+@pytest.mark.parametrize("what", ["arrays", "notes"])
+def test_a_damaged_newest_checkpoint_falls_back(folder, damage, what, capfd):
+    save_steps(folder, [1, 2, 3])
+    damage(payload(folder, 3) if what == "arrays" else folder / "3" / "_CHECKPOINT_METADATA")
+
+    def resume():
+        checkpoints = Checkpoints(folder, CONFIG)
+        return checkpoints, checkpoints.restore(like(make_state()))
+
+    with pytest.warns(UserWarning, match="the checkpoint of step 3 is damaged, going on"):
+        checkpoints, restored = resume()
+    assert restored.step == 2
+    assert_same(restored.state, make_state(2, 2))
+    assert "Traceback" not in capfd.readouterr().err
+    assert (folder.parent / "damaged" / "3").is_dir()
+    checkpoints.save(3, make_state(3, 3))  # its place is free again
+    checkpoints.wait()
+    assert_same(checkpoints.restore(like(make_state())).state, make_state(3, 3))
+    checkpoints.close()
+
+
+def test_where_nothing_is_readable_nothing_is_touched(folder):
+    save_steps(folder, [1, 2])
+    for step in (1, 2):
+        cut(payload(folder, step))
+    checkpoints = Checkpoints(folder, CONFIG)
+    with pytest.raises(OSError, match=r"no checkpoint in .* can be read, newest is step 2"):
+        checkpoints.restore(like(make_state()))
+    assert checkpoints.steps == [1, 2]
+    assert not (folder.parent / "damaged").exists()
+
+
+def test_what_a_killed_save_left_behind_is_not_a_checkpoint(folder):
+    save_steps(folder, [1])
+    leftover = folder / "2.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    (leftover / "half").write_bytes(b"x")
+    checkpoints = Checkpoints(folder, CONFIG)
+    assert checkpoints.steps == [1]
+    assert not leftover.exists()
+    checkpoints.close()
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, no_room):
+    save_steps(folder, [1])
+    checkpoints = Checkpoints(folder, CONFIG)
+
+    def save_and_wait():
+        checkpoints.save(2, make_state(2, 2))
+        checkpoints.wait()
+
+    with no_room(), pytest.raises(OSError, match=r"could not write the checkpoint of step 2 to .*: \w+"):
+        save_and_wait()
+    checkpoints.close()
+    again = Checkpoints(folder, CONFIG)
+    assert again.steps == [1]
+    assert_same(again.restore(like(make_state())).state, make_state(1, 1))
+    again.save(2, make_state(2, 2))  # there is room again
+    again.wait()
+    assert again.steps == [1, 2]
+    again.close()
+
+
+def test_keep_must_be_positive(folder):
+    with pytest.raises(ValueError, match="keep must be at least 1, but is 0"):
+        Checkpoints(folder, CONFIG, keep=0)
