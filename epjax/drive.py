@@ -32,9 +32,9 @@ class Dense(nn.Module):
     def __call__(self, h: Array, *skips: Array) -> Array:
         """a [features] from h of any shape (and skip inputs of any shape)."""
         init = uniform(self.gain, self.fan)
-        a = self.param("bias", nn.initializers.zeros, (self.features,)).astype(_accumulator(h))
+        a = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(_accumulator(h))
         for name, v in _named(h, skips):
-            kernel = self.param(name, init, (v.size, self.features))
+            kernel = self.param(name, init, (v.size, self.features), jnp.float32)
             a += jnp.dot(v.ravel(), kernel, preferred_element_type=_accumulator(h))
         return a
 
@@ -55,15 +55,16 @@ class Conv(nn.Module):
     def __call__(self, h: Array, *skips: Array) -> Array:
         """a [H_out, W_out, features] from h [H, W, C]."""
         init = uniform(self.gain, self.fan)
-        kernel = self.param("kernel", init, (3, 3, h.shape[-1], self.features))
+        kernel = self.param("kernel", init, (3, 3, h.shape[-1], self.features), jnp.float32)
         a = conv3x3(h, kernel)
         a = max_pool(a) if self.pool else a
         for name, v in _named(h, skips)[1:]:
             stride = v.shape[0] // a.shape[0]
             v = v[::stride, ::stride]
-            weight = self.param(name, init, (1, 1, v.shape[-1], self.features))
+            weight = self.param(name, init, (1, 1, v.shape[-1], self.features), jnp.float32)
             a += jnp.dot(v, weight[0, 0], preferred_element_type=a.dtype)
-        return a + self.param("bias", nn.initializers.zeros, (self.features,)).astype(a.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return a + bias.astype(a.dtype)[None, None]
 
 
 def conv3x3(h: Array, kernel: Array) -> Array:

@@ -8,7 +8,6 @@
 METHOD section 3; arXiv:2606.03584.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from epjax.cost import Cost, as_target
@@ -51,14 +51,15 @@ def value_and_grad(
     *,
     scheme: Scheme = "centered",
     perturbation: PerturbationName = "nudge",
-    beta: float = 0.05,
+    beta: float | Array = 0.05,
     equilibration: Equilibration | None = None,
     errors: Errors = "carried",
     phases: Phases = "together",
 ) -> ValueAndGrad:
     """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
 
-    Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `key` is used
+    Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
+    or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used
     by the random scheme only and may be None otherwise. `phases="sequential"` runs the two phases of the centered
     scheme one after the other, in less memory. Raises ValueError for an option outside its set, and for beta that
     is zero, negative or not finite.
@@ -71,8 +72,7 @@ def value_and_grad(
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be a finite positive nudging strength (the scheme gives its sign), got {beta}")
+    _check_beta(beta)
     method = Sweep(1) if equilibration is None else equilibration
     method.check(net, errors)
 
@@ -93,7 +93,9 @@ def value_and_grad(
         return output, replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
-        betas = beta * _signs(scheme, x.shape[0], key, x.dtype)
+        strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
+        signs = _signs(scheme, x.shape[0], key, x.dtype)
+        betas = jnp.broadcast_to(strength, signs.shape) * signs
         if phases == "together" or betas.shape[1] == 1:
             output, solution, grads = estimate(params, x, y, betas)
         else:
@@ -142,6 +144,15 @@ def energy_gradient(
         return total
 
     return jax.grad(surrogate)(params)
+
+
+def _check_beta(beta: float | Array) -> None:
+    if isinstance(beta, jax.core.Tracer):
+        return
+    values = np.asarray(beta)
+    if values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
+        allowed = "a finite positive nudging strength, or one for each example (the scheme gives its sign)"
+        raise ValueError(f"beta must be {allowed}, got {beta}")
 
 
 def _perturb(name: PerturbationName, cost: Cost, free: FreePhase, y: Array, beta: Array) -> Perturbation:

@@ -1,0 +1,33 @@
+"""Eight simulated devices, strict dtype and rank promotion, no dependence on the x64 flag."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+FLAG = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 inside the test, whatever the global flag."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout, or a skip that says so."""
+    folder = Path(os.environ.get("EPJAX_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set EPJAX_SHARED_DATA")
+    return folder
