@@ -1,0 +1,36 @@
+"""Images from disk to batches: sources (bytes), transforms (one image), pipeline (grain), prefetch (device)."""
+
+from epjax.data.open import open_dataset
+from epjax.data.pipeline import Batches, eval_batches, steps_per_epoch, train_batches
+from epjax.data.prefetch import Prefetch, prefetch
+from epjax.data.source import Dataset, Example, Source, Stats
+from epjax.data.transforms import (
+    BadImage,
+    PadCropFlip,
+    PadTo,
+    RandomCropFlip,
+    RandomResizedCropFlip,
+    ResizeCentreCrop,
+    make_transforms,
+)
+
+__all__ = [
+    "BadImage",
+    "Batches",
+    "Dataset",
+    "Example",
+    "PadCropFlip",
+    "PadTo",
+    "Prefetch",
+    "RandomCropFlip",
+    "RandomResizedCropFlip",
+    "ResizeCentreCrop",
+    "Source",
+    "Stats",
+    "eval_batches",
+    "make_transforms",
+    "open_dataset",
+    "prefetch",
+    "steps_per_epoch",
+    "train_batches",
+]

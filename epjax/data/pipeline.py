@@ -1,0 +1,238 @@
+"""Batches through grain: what stands at (seed, step, row) is a pure function, whoever computes it.
+
+Row r of the global batch at `step` is example order(seed, epoch)[(step mod S) * B + r], augmented with a generator
+seeded by (seed, step, r); S = steps_per_epoch, epoch = step // S. Neither the number of threads, worker processes and
+hosts nor the step at which the iterator was started enters.
+"""
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import grain
+import numpy as np
+
+from epjax.data.source import Example, Source
+from epjax.data.transforms import BadImage, Transform
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, np.ndarray]
+OnBadImage = Literal["stop", "skip"]
+
+_ORDER, _AUGMENTATION = 0, 1
+_FOREVER = 2**48
+_PATIENCE = 1000
+
+
+@functools.lru_cache(maxsize=2)
+def order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The permutation of 0..length-1 that an epoch follows: the ranks of raw bits, which no NumPy release changes."""
+    bits = np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch))).random_raw(length)
+    return np.argsort(bits, kind="stable")
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """The whole batches in an epoch; the rest, another one in each epoch, is dropped."""
+    if not 1 <= batch_size <= len(source):
+        raise ValueError(f"batch_size must lie between 1 and the {len(source)} training images, got {batch_size}")
+    return len(source) // batch_size
+
+
+class _Row(NamedTuple):
+    """One row of a batch: no pixels where the image is bad or past the end."""
+
+    pixels: np.ndarray | None
+    label: int
+    bad: tuple[str, ...]
+
+
+def _load(source: Source, index: int, transform: Transform, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    try:
+        example: Example = source[index]
+    except OSError as error:
+        raise BadImage(f"image {index} cannot be read: {error}") from None
+    return transform(example, rng), example.label
+
+
+@dataclass(frozen=True)
+class _TrainRows:
+    """The rows of one host from `start_step` on, by number; grain reads them like a list."""
+
+    source: Source
+    transform: Transform
+    batch_size: int
+    seed: int
+    start_step: int
+    first_row: int
+    rows: int
+    on_bad_image: OnBadImage
+
+    def __len__(self) -> int:
+        return _FOREVER
+
+    def __getitem__(self, i: int) -> _Row:
+        step, row = self.start_step + i // self.rows, self.first_row + i % self.rows
+        epoch, batch = divmod(step, len(self.source) // self.batch_size)
+        index = int(order(self.seed, epoch, len(self.source))[batch * self.batch_size + row])
+        bad: list[str] = []
+        while True:
+            rng = np.random.default_rng((self.seed, _AUGMENTATION, step, row))
+            try:
+                return _Row(*_load(self.source, index, self.transform, rng), tuple(bad))
+            except BadImage as error:
+                bad.append(str(error))
+                if self.on_bad_image == "stop" or len(bad) == min(_PATIENCE, len(self.source)):
+                    return _Row(None, 0, tuple(bad))
+                index = (index + 1) % len(self.source)  # The next good image stands in.
+
+
+@dataclass(frozen=True)
+class _EvalRows:
+    """The rows of one host, each example in one batch of one host."""
+
+    source: Source
+    transform: Transform
+    batch_size: int
+    first_row: int
+    rows: int
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size) * self.rows
+
+    def __getitem__(self, i: int) -> _Row:
+        batch, row = divmod(i, self.rows)
+        index = batch * self.batch_size + self.first_row + row
+        if index >= len(self.source):
+            return _Row(None, 0, ())
+        try:
+            return _Row(*_load(self.source, index, self.transform, np.random.default_rng(0)), ())
+        except BadImage as error:
+            return _Row(None, 0, (str(error),))
+
+
+@dataclass(frozen=True)
+class _Collate:
+    shape: tuple[int, int, int]
+
+    def __call__(self, rows: list[_Row]) -> dict[str, Any]:
+        empty = np.zeros(self.shape, np.uint8)
+        return {
+            "image": np.stack([empty if r.pixels is None else r.pixels for r in rows]),
+            "label": np.array([r.label for r in rows], np.int32),
+            "mask": np.array([r.pixels is not None for r in rows]),
+            "bad": tuple(message for r in rows for message in r.bad),
+        }
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches. `skipped` counts, by their messages, the bad images met so far; `close` ends workers.
+
+    A bad image raises BadImage (on_bad_image "stop") when its batch is asked for, or is reported once and counted.
+    """
+
+    def __init__(self, rows: Any, workers: int, threads: int, on_bad_image: OnBadImage, keep_mask: bool) -> None:
+        if on_bad_image not in get_args(OnBadImage):
+            raise ValueError(f"on_bad_image must be stop or skip, got {on_bad_image!r}")
+        if min(workers, threads) < 0:
+            raise ValueError(f"num_workers and num_threads must be at least 0, got {workers} and {threads}")
+        batches = grain.MapDataset.source(rows).batch(rows.rows, batch_fn=_Collate(rows.transform.shape))
+        dataset = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
+        if workers:
+            _mark_flags_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+        self.skipped: Counter[str] = Counter()
+        self._stop, self._keep_mask, self._shared = on_bad_image == "stop", keep_mask, workers > 0
+        self._batches: Any = iter(dataset)
+
+    def __next__(self) -> Batch:
+        """The next batch; StopIteration at the end of an evaluation."""
+        batch: dict[str, Any] = next(self._batches)
+        if self._shared:  # Copied, so that shared memory is freed here and not at the whim of the collector.
+            batch = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+        for message in batch.pop("bad"):
+            if self._stop:
+                raise BadImage(f"{message} (--on-bad-image skip leaves such images out)")
+            if message not in self.skipped:
+                logger.warning("left out: %s", message)
+            self.skipped[message] += 1
+        if not self._keep_mask and not batch.pop("mask").all():
+            raise BadImage(f"{_PATIENCE} images in a row, or all of them, are bad: see the messages above")
+        return batch
+
+    def close(self) -> None:
+        """End threads and worker processes."""
+        self._batches.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _mark_flags_as_parsed() -> None:
+    """Let grain start worker processes in a program that does not use absl's flags."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
+    """(first row, rows) of the global batch that a process holds."""
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size must be a positive multiple of the {process_count} processes, got {batch_size}")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index must lie in 0..{process_count - 1}, got {process_index}")
+    rows = batch_size // process_count
+    return process_index * rows, rows
+
+
+def train_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_bad_image: OnBadImage = "stop",
+) -> Batches:
+    """Batches {"image": uint8 [b, H, W, C], "label": int32 [b]} without end, b = batch_size // process_count.
+
+    Starts at `start_step` at no cost. Each of `num_workers` processes (0: this one) makes whole batches with
+    `num_threads` threads (0: on demand). Skipping puts the next good image in the place of a bad one, so that the
+    batches remain a function of seed and step. ValueError for a batch larger than the source or not divisible.
+    """
+    steps_per_epoch(source, batch_size)
+    if min(seed, start_step) < 0:
+        raise ValueError(f"seed and start_step must be at least 0, got {seed} and {start_step}")
+    share = _share(batch_size, process_index, process_count)
+    rows = _TrainRows(source, transform, batch_size, seed, start_step, *share, on_bad_image)
+    return Batches(rows, num_workers, num_threads, on_bad_image, keep_mask=False)
+
+
+def eval_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    num_threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+    on_bad_image: OnBadImage = "stop",
+) -> Batches:
+    """Batches {"image", "label", "mask": bool [b]} with each example exactly once; every process gets as many.
+
+    Where mask is False the row fills up the last batch, or stands for a bad image that was skipped: zeros, label 0.
+    """
+    rows = _EvalRows(source, transform, batch_size, *_share(batch_size, process_index, process_count))
+    return Batches(rows, num_workers, num_threads, on_bad_image, keep_mask=True)

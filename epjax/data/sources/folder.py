@@ -1,0 +1,75 @@
+"""Images in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG (test/ where there is no val/)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from epjax.data.source import IMAGE_SUFFIXES, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
+
+
+class FolderSource:
+    """The images of one split, read when asked for. Names are kept as fixed-width bytes: 40 MB for ImageNet."""
+
+    def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
+        """`root` holds one folder a class; those that `classes` does not name raise ValueError."""
+        unknown = sorted(set(class_folders(root)) - set(classes))
+        if unknown:
+            raise ValueError(f"{root} holds class {unknown[0]!r}, which the training images do not have")
+        found = [(os.fsencode(f"{c}/{e.name}"), k) for k, c in enumerate(classes) for e in _images(root / c)]
+        names = np.array([name for name, _ in found], dtype=np.bytes_)
+        labels = np.array([label for _, label in found], np.int32)
+        order = canonical_order(b"".join(digest(root.name, n.rpartition(b"/")[2]) for n, _ in found), labels)
+        self.root, self.names, self.labels = str(root), names[order], labels[order]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Example:
+        """The bytes of one file."""
+        path = os.path.join(self.root, os.fsdecode(bytes(self.names[index])))
+        with open(path, "rb") as file:
+            return Example(file.read(), int(self.labels[index]), path)
+
+
+def class_folders(root: Path) -> list[str]:
+    """The classes of a split, sorted."""
+    return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+
+
+def _images(folder: Path) -> list[os.DirEntry[str]]:
+    return [e for e in os.scandir(folder) if e.name.lower().endswith(IMAGE_SUFFIXES)] if folder.is_dir() else []
+
+
+def open_folder(path: Path) -> Dataset:
+    """The data set in a folder; ValueError or FileNotFoundError say what is missing and where."""
+    if not path.exists():
+        raise FileNotFoundError(f"the data folder {path} does not exist")
+    if not path.is_dir():
+        raise ValueError(f"the data folder {path} is a file; a tar is given as tar:{path}")
+    train = path / "train"
+    val = next((path / v for v in ("val", "validation", "test") if (path / v).is_dir()), None)
+    if not train.is_dir() or val is None:
+        raise ValueError(f"{path} must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG, but {_what_is_there(path)}")
+    classes = tuple(class_folders(train))
+    if not classes:
+        raise ValueError(f"{train} holds no class folder: it must hold one folder of images for each class")
+    sources = FolderSource(train, classes), FolderSource(val, classes)
+    origin = (
+        f"images in {path}: {len(sources[0])} for training, {len(sources[1])} in {val.name}/, {len(classes)} classes"
+    )
+    return make_dataset(recipe_of(classes), *sources, classes, origin, path.resolve().name)
+
+
+def _what_is_there(path: Path) -> str:
+    folders = class_folders(path)
+    if path.name in ("train", "val") and (path.parent / "train").is_dir():
+        return f"it is one split: give {path.parent}"
+    if nested := [f for f in folders if (path / f / "train").is_dir()]:
+        return f"its folder {nested[0]} does: give {path / nested[0]}"
+    if "train" in folders:
+        return "there is no val/ (nor test/): put some images of each class there"
+    if not any(os.scandir(path)):
+        return "it is empty"
+    return f"it holds {', '.join(folders[:3]) or 'no folder'}{', ...' if len(folders) > 3 else ''}"
