@@ -59,10 +59,10 @@ def value_and_grad(
     """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
 
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
-    or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used
-    by the random scheme only and may be None otherwise. `phases="sequential"` runs the two phases of the centered
-    scheme one after the other, in less memory. Raises ValueError for an option outside its set, and for beta that
-    is zero, negative or not finite.
+    or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used by the random
+    scheme only and may be None otherwise; keys [B] draw each example's sign from its own. `phases="sequential"` runs
+    the two phases of the centered scheme one after the other, in less memory. Raises ValueError for an option outside
+    its set, and for beta that is zero, negative or not finite.
     """
     for name, value, allowed in (
         ("scheme", scheme, get_args(Scheme)),
@@ -166,6 +166,8 @@ def _signs(scheme: Scheme, batch: int, key: Array | None, dtype: Any) -> Array:
     if scheme == "random":
         if key is None:
             raise ValueError("key must be a jax random key for scheme='random', got None")
+        if key.ndim:
+            return jax.vmap(lambda key: jax.random.rademacher(key, (1,), dtype))(key)
         return jax.random.rademacher(key, (batch, 1), dtype)
     signs = {"centered": [1, -1], "forward": [1], "backward": [-1]}[scheme]
     return jnp.broadcast_to(jnp.array(signs, dtype), (batch, len(signs)))

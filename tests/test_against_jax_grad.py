@@ -1,4 +1,4 @@
-"""Oracle: float64 jax.grad. EP equals it as beta -> 0, and differs from it at finite beta by the order that theory says.
+"""Oracle: float64 jax.grad. EP equals it as beta -> 0, and differs at finite beta by the order that theory says.
 
 Catches an estimator that is biased, a wave that is cut short, a gradient taken at the wrong state, errors that are
 carried wrongly, and EP that is quietly replaced by backpropagation.

@@ -122,7 +122,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 def test_the_case_is_one_where_the_updates_differ():
     """A unit with a < 0 and T > 0, without which PGD and mod-PGD could be swapped unseen."""
-    h1, h2 = free()
+    _, h2 = free()
     T1 = W2.T @ (-BETA * cost_gradient("squared_error", h2))
     assert f1()[1] < 0 < f1()[1] + T1[1]
     pgd = by_hand("async", "pgd", "nudge", "squared_error", BETA)
@@ -198,8 +198,12 @@ def test_schemes(scheme, update):
         terms = [(0.5 / (s * BETA), s * BETA) for s in signs]
     else:
         b = BETA
-        terms = {"forward": [(1 / b, b)], "backward": [(-1 / b, -b)], "centered": [(0.5 / b, b), (-0.5 / b, -b)]}[scheme]
-    expected = jax.tree.map(lambda *gs: sum(w * g for (w, _), g in zip(terms, gs, strict=True)), *(G(b) for _, b in terms))
+        terms = {"forward": [(1 / b, b)], "backward": [(-1 / b, -b)], "centered": [(0.5 / b, b), (-0.5 / b, -b)]}[
+            scheme
+        ]
+    expected = jax.tree.map(
+        lambda *gs: sum(w * g for (w, _), g in zip(terms, gs, strict=True)), *(G(b) for _, b in terms)
+    )
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-10, atol=1e-14), grads, expected)
     _, h2 = free()
     np.testing.assert_allclose(cost, 0.5 * np.sum((h2 - Y) ** 2), rtol=1e-12)
