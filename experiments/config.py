@@ -1,0 +1,183 @@
+"""The configuration of a run: one frozen dataclass, defaults from a named recipe, explicit options win.
+
+The command line is read twice: once to learn which data and recipe are asked for, and again with that
+recipe's numbers as the defaults. So `--help` shows the defaults that hold for the data at hand.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from epjax.equilibrium import Errors
+from epjax.estimator import Phases, Scheme
+from epjax.perturbation import PerturbationName
+from epjax.precision import Precision
+
+Traversal = Literal["async", "sync", "sweep"]
+# Options that may change between a run and its continuation: they do not touch the numbers.
+MAY_CHANGE = frozenset(
+    {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every"}
+    | {"num_workers", "num_threads", "model_parallel", "on_bad_image", "data_name"}
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where it runs and how it reports. The same command goes on where a run in DIR was stopped."""
+
+    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for checkpoints, metrics.jsonl, config.json and the learning curve."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """Named set of defaults; auto picks one by the data."""
+    seed: int = 0
+    """Initial weights, order of the data, augmentation and random signs follow from it."""
+    max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Stop after this many steps in all, wherever the cosine is then."""
+    log_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Steps between training lines in metrics.jsonl; None: ten lines an epoch, at most 100 steps apart."""
+    eval_every: int = 1
+    """Epochs between evaluations. The last step is always evaluated."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, beside the one at every evaluation."""
+    keep: int = 3
+    """Checkpoints to keep, beside the best."""
+    model_parallel: int = 1
+    """Devices that share one copy of the parameters (the model axis of the mesh)."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """How the gradient is estimated."""
+
+    algorithm: Literal["ep", "bp"] = "ep"
+    """Equilibrium propagation, or backpropagation of the same network."""
+    scheme: Scheme = "centered"
+    """Which nudged phases: both signs, one sign, or a random sign for each image."""
+    cost: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    """What the output is nudged to lower."""
+    perturbation: PerturbationName = "nudge"
+    """Nudge the output by the gradient of the cost, or clamp it towards the target."""
+    beta: float = 0.05
+    """Nudging strength, positive."""
+    traversal: Traversal = "async"
+    """Order of the layer updates: even then odd layers, all at once, or sweeps."""
+    iterations: int = 10
+    """K, the iterations of async and sync."""
+    sweeps: int = 1
+    """Sweeps down and up the layers, with --traversal sweep."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Stop the nudged phase at this residual; None: run all iterations."""
+    update: Literal["mod_pgd", "pgd"] = "mod_pgd"
+    """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
+    step_size: float = 1.0
+    """alpha of pgd; mod_pgd has 1."""
+    errors: Errors = "carried"
+    """Carry the prediction errors, or recompute them as differences of states."""
+    phases: Phases = "together"
+    """The two nudged phases in one call, or one after the other in less memory."""
+    precision: Precision = "float32"
+    """Precision of products; parameters and optimiser are float32 always."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate."""
+
+    epochs: int = 50
+    """Length of the run and of the cosine."""
+    batch_size: int = 256
+    """Images in a step, over all devices."""
+    learning_rate: float = 0.02
+    """Before the decay."""
+    final_learning_rate: float = 2e-6
+    """After the decay."""
+    weight_decay: float = 2e-4
+    """Added to every gradient, times the parameter, before the momentum."""
+    cosine: Literal["epoch", "step"] = "epoch"
+    """Lower the learning rate once an epoch, or at every step."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How images are read."""
+
+    num_workers: int = 0
+    """Processes that decode; 0: decode in this process."""
+    num_threads: int = 2
+    """Threads that decode, in each process."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """Stop at an image that cannot be decoded, naming it; or skip, count and report it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every experiment has; each adds its network and its data."""
+
+    run: Run
+    gradient: Gradient = field(default_factory=Gradient)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    feed: Feed = field(default_factory=Feed)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(kind: type[C], choose: Callable[[C], C], argv: Sequence[str] | None, prog: str, about: str) -> C:
+    """The configuration from the command line; `choose` gives the defaults for what a first reading found.
+
+    The recipe's name in the result is the one that was chosen.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    asked = [word for word in argv if word not in ("-h", "--help")]
+    defaults = choose(_read(kind, kind(Run(Path())), asked, prog, about))
+    unset = replace(defaults, run=replace(defaults.run, workdir=tyro.MISSING, recipe="auto"))
+    config = _read(kind, unset, argv, prog, about)
+    return replace(config, run=replace(config.run, recipe=defaults.run.recipe))
+
+
+def pick(recipes: Mapping[str, C], name: str) -> C:
+    """The recipe of that name. Raises ValueError for a name that is not offered."""
+    if name not in recipes:
+        raise ValueError(f"recipe must be one of auto, {', '.join(recipes)}, got {name!r}")
+    return recipes[name]
+
+
+def _read(kind: type[C], default: C, argv: Sequence[str], prog: str, about: str) -> C:
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(kind, default=default, args=argv, prog=prog, description=about, config=markers)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All options by name, as JSON can hold them."""
+    groups = (getattr(config, group.name) for group in dataclasses.fields(config))
+    options = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def identity(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `flat` that a run and its continuation must share."""
+    return {name: value for name, value in options.items() if name not in MAY_CHANGE}
+
+
+def describe(config: Config, recipe: Config) -> str:
+    """Every option, a line for each group, with the recipe's number beside each that differs from it."""
+    usual, lines = flat(recipe), []
+    for group in dataclasses.fields(config):
+        lines.append(f"{group.name}:")
+        for name, value in dataclasses.asdict(getattr(config, group.name)).items():
+            own = name in ("workdir", "recipe") or value == usual[name]
+            lines.append(f"  {name:<20} {value}" + ("" if own else f"   ({config.run.recipe}: {usual[name]})"))
+    return "\n".join(lines)
+
+
+def store(options: Mapping[str, Any], path: Path) -> None:
+    """Write `options` as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(dict(options), indent=2) + "\n")
+    partial.replace(path)

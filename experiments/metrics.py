@@ -1,0 +1,78 @@
+"""metrics.jsonl: one JSON object a line, in the order of steps, without gap or duplicate after a resume."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends lines to a file; `lines` holds them all, from before a resume too.
+
+    What stands in the file after `from_step` belongs to steps that will be done again, and is removed.
+    """
+
+    def __init__(self, path: Path, from_step: int, write: bool = True) -> None:
+        self.path = path
+        self.lines = [line for line in read_lines(path) if line["step"] <= from_step]
+        self._file = None
+        if write:
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(_encode(line) for line in self.lines))
+            partial.replace(path)
+            self._file = path.open("a")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system."""
+        self.lines.append(dict(line))
+        if self._file is not None:
+            self._file.write(_encode(line))
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Bring all lines to the disk: done before a checkpoint, whose steps must not lack a line."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation of this step."""
+        return any(line["step"] == step for line in evaluations(self.lines))
+
+
+def evaluations(lines: list[Line]) -> list[Line]:
+    """The lines that evaluations wrote."""
+    return [line for line in lines if "val_top1_error" in line]
+
+
+def training(lines: list[Line]) -> list[Line]:
+    """The lines that training wrote."""
+    return [line for line in lines if "cost" in line]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All whole lines of a file; a last line that a killed run cut off is left out. No file: no lines."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        lines.append(line)
+    return lines
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    """JSON has no word for what is not a number: null."""
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
+    return json.dumps(finite) + "\n"

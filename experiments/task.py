@@ -1,0 +1,60 @@
+"""What is trained on what, and how the gradient is had: from options to the library's objects."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import epjax
+from epjax import Network
+from epjax.cost import COSTS
+from epjax.data import Dataset
+from epjax.data.transforms import Transform
+from epjax.equilibrium import Equilibration
+from epjax.estimator import ValueAndGrad
+from experiments.config import Gradient
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, and the images it learns from."""
+
+    title: str
+    network: Network
+    dataset: Dataset
+    train_transform: Transform
+    eval_transform: Transform
+
+    def facts(self) -> dict[str, Any]:
+        """What a continued run must find again in its data, whatever folder it lies in."""
+        data = self.dataset
+        sizes = {"classes": len(data.classes), "train_images": len(data.train), "val_images": len(data.val)}
+        return {"data_name": data.name, **sizes}
+
+
+def equilibration(options: Gradient) -> Equilibration:
+    """The way from the free to the nudged state."""
+    if options.traversal == "sweep":
+        return epjax.Sweep(sweeps=options.sweeps, tolerance=options.tolerance, update=options.update)
+    traversal = {"async": epjax.Async, "sync": epjax.Sync}[options.traversal]
+    return traversal(
+        iterations=options.iterations,
+        tolerance=options.tolerance,
+        update=options.update,
+        step_size=options.step_size,
+    )
+
+
+def gradient(options: Gradient, network: Network) -> ValueAndGrad:
+    """The gradient function that the train step takes."""
+    cost = COSTS[options.cost]
+    if options.algorithm == "bp":
+        return epjax.backprop_value_and_grad(network, cost)
+    return epjax.value_and_grad(
+        network,
+        cost,
+        scheme=options.scheme,
+        perturbation=options.perturbation,
+        beta=options.beta,
+        equilibration=equilibration(options),
+        errors=options.errors,
+        phases=options.phases,
+    )

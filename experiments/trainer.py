@@ -1,0 +1,253 @@
+"""The training loop: steps, evaluations, checkpoints, metrics; goes on where an earlier run stopped."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from epjax import sharding
+from epjax.checkpoint import Checkpoints, describe
+from epjax.cost import COSTS
+from epjax.data import Batches, eval_batches, prefetch, train_batches
+from epjax.train import (
+    Normalise,
+    TrainState,
+    cosine,
+    eval_step,
+    evaluate,
+    initial_state,
+    sgd,
+    train_step,
+)
+from experiments.config import Config, Optimiser, flat, identity, store
+from experiments.meter import Meter
+from experiments.metrics import Line, MetricsLog
+from experiments.progress import Reporter, Status
+from experiments.stopping import NotFinite, Stopped, StopRequest
+from experiments.task import Task, gradient
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run: one epoch, all of them, between two lines, between two evaluations."""
+
+    epoch: int
+    total: int
+    log: int
+    evaluation: int
+
+    def at(self, step: int) -> float | int:
+        """Epochs done, an int where they are whole."""
+        return step // self.epoch if step % self.epoch == 0 else round(step / self.epoch, 4)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due after this step."""
+        return step == self.total or (step > 0 and step % self.evaluation == 0)
+
+
+def make_plan(config: Config, images: int) -> Plan:
+    """Raises ValueError for a batch larger than the training set and for counts below 1."""
+    run, optimiser = config.run, config.optimiser
+    counts = [("epochs", optimiser.epochs), ("batch_size", optimiser.batch_size), ("max_steps", run.max_steps)]
+    counts += [(name, getattr(run, name)) for name in ("eval_every", "checkpoint_every", "log_every")]
+    for name, value in counts:
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, but is {value}")
+    epoch = images // optimiser.batch_size
+    if not epoch:
+        raise ValueError(f"batch_size must be at most the {images} training images, but is {optimiser.batch_size}")
+    total = min(epoch * optimiser.epochs, run.max_steps or epoch * optimiser.epochs)
+    return Plan(epoch, total, run.log_every or max(1, min(100, epoch // 10)), epoch * run.eval_every)
+
+
+def schedule(options: Optimiser, plan: Plan) -> Any:
+    """The cosine, once an epoch or at every step."""
+    if options.cosine == "epoch":
+        return cosine(options.learning_rate, options.final_learning_rate, options.epochs, plan.epoch)
+    return cosine(options.learning_rate, options.final_learning_rate, options.epochs * plan.epoch)
+
+
+class Trainer:
+    """One run in one work directory, which the caller holds."""
+
+    def __init__(self, config: Config, task: Task, console: Console) -> None:
+        self.config, self.task, self.console = config, task, console
+        self.directory: Path = config.run.workdir
+        self.plan = make_plan(config, len(task.dataset.train))
+        self.mesh = sharding.make_mesh(config.run.model_parallel)
+        sharding.check_batch_size(config.optimiser.batch_size, self.mesh)
+        self.rate = schedule(config.optimiser, self.plan)
+        self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
+        normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
+        estimate = gradient(config.gradient, task.network)
+        cost = COSTS[config.gradient.cost]
+        self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
+        self.eval_step = eval_step(task.network.forward, cost, normalise)
+        self.put = sharding.put_batch(self.mesh)
+
+    def run(self) -> list[Line]:
+        """Train to the last step; gives all lines of metrics.jsonl.
+
+        Raises Stopped after a signal and NotFinite at a NaN.
+        """
+        options = flat(self.config) | self.task.facts()
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", identity(options), keep=self.config.run.keep)
+        try:
+            self._start()
+            store(options, self.directory / "config.json")
+            with StopRequest() as self.stop:
+                reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step)
+                with reporter as self.reporter:
+                    self._loop()
+            self.checkpoints.wait()
+            return self.log.lines
+        finally:
+            self._close()
+
+    def _start(self) -> None:
+        """The newest checkpoint's state, or a new one."""
+
+        def make(key: jax.Array) -> TrainState:
+            return initial_state(self.task.network.init(key, self.task.train_transform.shape), self.optimiser)
+
+        key = jax.random.key(self.config.run.seed)
+        shapes = jax.eval_shape(make, key)
+        restored = self.checkpoints.restore(describe(shapes, sharding.state_shardings(self.mesh, shapes)))
+        if restored is None:
+            self.state, self.step, extra = sharding.born_sharded(make, self.mesh)(key), 0, {}
+        else:
+            self.state, self.step, extra = restored.state, restored.step, restored.extra
+            self.console.print(f"going on from step {self.step} of {self.plan.total}")
+        self.began = time.perf_counter() - extra.get("seconds", 0.0)
+        self.meter = Meter(self.config.optimiser.batch_size, extra.get("sums"))
+        write = jax.process_index() == 0
+        self.log = MetricsLog(self.directory / "metrics.jsonl", self.step, write)
+
+    def _loop(self) -> None:
+        with prefetch(self._train_batches(), self.put) as feed:
+            batches = iter(feed)
+            pending: tuple[int, dict[str, jax.Array], float] | None = None
+            while True:
+                if self.plan.evaluates(self.step) and not self.log.is_evaluated(self.step):
+                    self._evaluate_and_save()
+                if self.step >= self.plan.total:
+                    return
+                waited = feed.waited
+                batch = next(batches)
+                with jax.transfer_guard("disallow"):
+                    self.state, metrics = self.train_step(self.state, batch)
+                self.step += 1
+                if pending is not None:  # of the step before, while this one runs
+                    self._record(*pending)
+                pending = (self.step, metrics, feed.waited - waited)
+                due = self.step % self.config.run.checkpoint_every == 0
+                if due or self.stop.asked or self.plan.evaluates(self.step):
+                    self._record(*pending)
+                    pending = None
+                    self.meter.pause()
+                if self.stop.asked:
+                    self._stop()
+                elif due and not self.plan.evaluates(self.step):
+                    self._save()
+
+    def _train_batches(self) -> Batches:
+        feed = self.config.feed
+        return train_batches(
+            self.task.dataset.train,
+            self.task.train_transform,
+            batch_size=self.config.optimiser.batch_size,
+            seed=self.config.run.seed,
+            start_step=self.step,
+            num_workers=feed.num_workers,
+            num_threads=feed.num_threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            on_bad_image=feed.on_bad_image,
+        )
+
+    def _record(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
+        """Take in what a finished step reported, and write a line where one is due."""
+        values = jax.device_get(metrics)
+        if not values["finite"]:
+            raise NotFinite(self._not_finite(step, float(values["cost"])))
+        self.meter.add(values, waited)
+        rate = self.meter.images_per_second
+        left = None if rate is None else (self.plan.total - step) * self.config.optimiser.batch_size / rate
+        status = Status(
+            step=step,
+            epoch=step / self.plan.epoch,
+            cost=float(values["cost"]),
+            error=100.0 * float(values["top1_error"]),
+            images_per_second=rate,
+            seconds_left=left,
+            waiting=self.meter.waiting,
+        )
+        self.reporter.update(status)
+        if step % self.plan.log == 0:
+            line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
+            self.log.write(line | {"learning_rate": float(self.rate(step - 1)), "seconds": self._seconds()})
+
+    def _not_finite(self, step: int, cost: float) -> str:
+        what = "a gradient" if cost == cost and abs(cost) != float("inf") else "the cost"
+        saved = self.checkpoints.steps
+        kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
+        return (
+            f"{what} became NaN or infinite at step {step} (epoch {self.plan.at(step)}); {kept} in"
+            f" {self.checkpoints.directory}; try a smaller learning rate or beta"
+        )
+
+    def _evaluate_and_save(self) -> None:
+        batches = prefetch(self._eval_batches(), self.put)
+        with batches as feed:
+            values = evaluate(self.eval_step, self.state.params, feed)
+        if self.stop.asked:
+            self._stop()
+        line = {"step": self.step, "epoch": self.plan.at(self.step)} | values | {"seconds": self._seconds()}
+        self.log.write(line)
+        self.reporter.evaluated(line, self.meter.images_per_second, self.meter.waiting)
+        self._save(metric=line["val_top1_error"])
+
+    def _eval_batches(self) -> Iterator[Any]:
+        """Every validation image once; ends early where a signal asks for it."""
+        feed = self.config.feed
+        batches = eval_batches(
+            self.task.dataset.val,
+            self.task.eval_transform,
+            batch_size=self.config.optimiser.batch_size,
+            num_workers=feed.num_workers,
+            num_threads=feed.num_threads,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            on_bad_image=feed.on_bad_image,
+        )
+        with batches:
+            for batch in batches:
+                yield batch
+                if self.stop.asked:
+                    return
+
+    def _save(self, metric: float | None = None) -> None:
+        self.log.sync()
+        extra = {"seconds": self._seconds(), "sums": self.meter.sums}
+        self.checkpoints.save(self.step, self.state, extra=extra, metric=metric)
+
+    def _stop(self) -> None:
+        self._save()
+        self.checkpoints.wait()
+        raise Stopped(
+            f"stopped by {self.stop.asked} after step {self.step} of {self.plan.total}, saved;"
+            " the same command goes on from there"
+        )
+
+    def _seconds(self) -> float:
+        """Seconds of all parts of the run so far."""
+        return round(time.perf_counter() - self.began, 3)
+
+    def _close(self) -> None:
+        if hasattr(self, "log"):
+            self.log.close()
+        self.checkpoints.close()

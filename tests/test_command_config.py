@@ -1,0 +1,136 @@
+"""Options and recipes: the printed configuration is the one that runs.
+
+Would catch: a default of ImageNet that is not the paper's, an explicit option that a recipe overrides, a
+help text that does not fit a terminal, an option whose name changed.
+"""
+
+import json
+
+import pytest
+
+from experiments import imagenet_vgg10, vgg5
+from experiments.config import describe, flat, identity, parse, store
+
+# fmt: off
+OPTIONS = [
+    "--workdir", "--data", "--algorithm", "--scheme", "--cost", "--perturbation", "--update",
+    "--traversal", "--beta", "--iterations", "--epochs", "--max-steps", "--batch-size",
+    "--learning-rate", "--weight-decay", "--width", "--image-size", "--skip", "--seed", "--sweeps",
+    "--tolerance", "--precision", "--recipe", "--on-bad-image", "--crop", "--num-workers",
+    "--num-threads", "--gain",
+]
+# fmt: on
+
+
+def read(*argv, module=imagenet_vgg10):
+    kind = imagenet_vgg10.VGG10Config if module is imagenet_vgg10 else vgg5.VGG5Config
+    return parse(kind, module.choose, ["--workdir", "somewhere", *argv], "prog", "about")
+
+
+def test_imagenet_gets_the_paper_s_recipe():
+    options = flat(read("--data", "folder:/data/imagenet"))
+    paper = {
+        "recipe": "paper",
+        "algorithm": "ep",
+        "scheme": "centered",
+        "cost": "cross_entropy",
+        "perturbation": "nudge",
+        "traversal": "async",
+        "update": "mod_pgd",
+        "beta": 0.05,
+        "iterations": 10,
+        "batch_size": 256,
+        "learning_rate": 0.02,
+        "final_learning_rate": 2e-6,
+        "weight_decay": 2e-4,
+        "epochs": 50,
+        "cosine": "epoch",
+        "width": 1.0,
+        "gain": 1.0,
+        "image_size": 224,
+    }
+    assert {name: options[name] for name in paper} == paper
+
+
+def test_the_demo_has_its_own_recipe_and_explicit_options_win(monkeypatch):
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    demo = flat(read())
+    assert demo["recipe"] == "demo"
+    assert demo["width"] < 1
+    changed = flat(read("--width", "0.5", "--beta", "0.1"))
+    assert changed == {**demo, "width": 0.5, "beta": 0.1}
+    assert flat(read("--recipe", "paper"))["width"] == 1.0
+    monkeypatch.setenv("IMAGENET_DIR", "/data/imagenet")
+    assert flat(read())["recipe"] == "paper"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "cost", "batch_size", "learning_rate", "output_gain"),
+    [
+        ("mnist", "squared_error", 16, 0.04, None),
+        ("cifar10", "cross_entropy", 64, 0.01, None),
+        ("cifar100", "squared_error", 16, 0.04, None),
+        ("imagenet32", "cross_entropy", 256, 0.01, None),
+        ("imagenet32", "squared_error", 256, 0.04, 0.2),
+    ],
+)
+def test_vgg5_gets_the_paper_s_recipe(dataset, cost, batch_size, learning_rate, output_gain):
+    options = flat(read("--dataset", dataset, "--cost", cost, module=vgg5))
+    paper = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "output_gain": output_gain,
+        "beta": 0.02,
+        "iterations": 5,
+        "weight_decay": 3e-4,
+        "epochs": 100,
+        "final_learning_rate": 1e-6,
+        "gain": 1.0,
+    }
+    assert {name: options[name] for name in paper} == paper
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="recipe must be one of auto, paper, demo, got 'best'"):
+        read("--recipe", "best")
+
+
+@pytest.mark.parametrize("argv", [["--algorithm", "sgd"], ["--bet", "0.1"], ["--epochs", "many"]])
+def test_an_unknown_option_or_value_ends_with_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        read(*argv)
+    assert exit.value.code == 2
+    assert argv[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [imagenet_vgg10, vgg5])
+def test_help_fits_a_terminal_and_names_every_option(module, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit:
+        module.main(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 80
+    only_vgg10 = {"--skip", "--image-size", "--crop"} if module is vgg5 else set()
+    assert [name for name in OPTIONS if f" {name} " not in text and name not in only_vgg10] == []
+
+
+def test_the_configuration_is_shown_with_what_was_changed():
+    config = read("--data", "demo", "--beta", "0.125")
+    text = describe(config, imagenet_vgg10.choose(config))
+    assert "beta                 0.125   (demo: 0.05)" in text
+    assert all(f"  {name} " in text for name in flat(config))
+
+
+def test_identity_leaves_out_what_does_not_touch_the_numbers():
+    one = identity(flat(read("--data", "demo")))
+    other = identity(flat(read("--data", "demo", "--num-threads", "7", "--max-steps", "3", "--workdir", "else")))
+    assert one == other
+    assert "beta" in one
+    assert "epochs" in one
+
+
+def test_config_json_is_whole(tmp_path):
+    store(flat(read("--data", "demo")), tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text()) == flat(read("--data", "demo"))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -1,0 +1,134 @@
+"""metrics.jsonl, the meter and the pictures drawn from them.
+
+Would catch: a line that is lost or written twice over a resume, a window of steps that a resume shortens,
+percent taken for shares, a NaN that makes the file unreadable, a picture that is empty.
+"""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from experiments.config import Gradient
+from experiments.meter import Meter
+from experiments.metrics import MetricsLog, evaluations, read_lines, training
+from experiments.plots import learning_curve
+from experiments.progress import duration
+from experiments.table import method, summary
+
+VAL = {"val_top1_error": 50.0, "val_top5_error": 10.0, "val_cost": 1.5, "val_images": 1000, "seconds": 61.0}
+
+
+def lines(steps):
+    made = []
+    for step in range(1, steps + 1):
+        made.append({"step": step, "epoch": step / 2, "cost": 3.0 / step, "top1_error": 90.0 / step})
+        if step % 2 == 0:
+            made.append({"step": step, "epoch": step // 2, **VAL, "val_top1_error": 80.0 / step})
+    return made
+
+
+def test_lines_after_the_restored_step_are_removed_and_cut_lines_ignored(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(path, 0)
+    for line in lines(6):
+        first.write(line)
+    first.close()
+    with path.open("a") as file:
+        file.write('{"step": 7, "cos')  # the process was killed here
+    again = MetricsLog(path, 4)
+    for line in lines(6):
+        if line["step"] > 4:
+            again.write(line)
+    again.close()
+    assert read_lines(path) == lines(6)
+    assert again.lines == lines(6)
+    assert again.is_evaluated(4)
+    assert not again.is_evaluated(5)
+    assert len(evaluations(again.lines)) == 3
+    assert len(training(again.lines)) == 6
+
+
+def test_what_is_not_a_number_is_null(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    log.write({"step": 1, "cost": float("nan")})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {"step": 1, "cost": None}
+
+
+def test_a_process_that_does_not_write_leaves_the_file_alone(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0, write=False)
+    log.write({"step": 1})
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def steps(numbers):
+    return [{"cost": float(n), "top1_error": 0.1 * n, "top5_error": 0.0} for n in numbers]
+
+
+def test_a_resumed_window_gives_the_same_means():
+    whole = Meter(32)
+    for values in steps(range(5)):
+        whole.add(values, 0.0)
+    half = Meter(32)
+    for values in steps(range(2)):
+        half.add(values, 0.0)
+    resumed = Meter(32, json.loads(json.dumps(half.sums)))
+    for values in steps(range(2, 5)):
+        resumed.add(values, 0.0)
+    line = whole.line()
+    assert line["cost"] == 2.0
+    assert line["top1_error"] == pytest.approx(20.0)
+    again = resumed.line()
+    assert {name: again[name] for name in ("cost", "top1_error")} == {
+        name: line[name] for name in ("cost", "top1_error")
+    }
+    whole.add(steps([7])[0], 0.0)
+    assert whole.line()["cost"] == 7.0
+
+
+def test_rate_and_waiting_leave_out_the_first_step_and_pauses(monkeypatch):
+    clock = iter([0.0, 2.0, 4.0, 100.0, 101.0])
+    monkeypatch.setattr("experiments.meter.time.perf_counter", lambda: next(clock))
+    meter = Meter(batch_size=10)
+    first, *rest = steps(range(5))
+    meter.add(first, waited=50.0)  # compiles, not timed
+    meter.add(rest[0], waited=1.0)
+    meter.add(rest[1], waited=0.0)
+    assert (meter.images_per_second, meter.waiting) == (5.0, 0.25)
+    meter.pause()
+    meter.add(rest[2], waited=3.0)  # not timed
+    meter.add(rest[3], waited=0.0)
+    assert (meter.images_per_second, meter.waiting) == (6.0, 0.2)
+
+
+def test_learning_curve_is_a_picture_with_curves(tmp_path):
+    def colours(path):
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert image.shape[0] > 400
+        assert image.shape[1] > 1000
+        return {tuple(int(c) for c in pixel) for pixel in image[::2, ::2].reshape(-1, 3)}
+
+    learning_curve(lines(8), tmp_path / "full.png", "title", "subtitle")
+    learning_curve(lines(1), tmp_path / "one.png", "title")
+    red = (0xD1, 0x49, 0x5B)
+    assert red in colours(tmp_path / "full.png")
+    assert red not in colours(tmp_path / "one.png")
+
+
+def test_table_names_best_and_last():
+    console = Console(width=80, record=True, file=io.StringIO())
+    worse = [*lines(8), {"step": 10, "epoch": 5, **VAL}]
+    console.print(summary(worse, "VGG10", method(Gradient())))
+    text = console.export_text()
+    cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "%" in line]
+    assert cells == [["best", "4", "10.00%"], ["last", "5", "50.00%"]]
+    assert "EP centered, async mod_pgd, beta = 0.05, K = 10," in text
+
+
+def test_durations():
+    assert [duration(s) for s in (5, 65, 3605, 90_000)] == ["0:05", "1:05", "1:00:05", "1d 01:00"]
