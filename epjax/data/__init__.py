@@ -5,16 +5,19 @@ from epjax.data.pipeline import Batches, eval_batches, steps_per_epoch, train_ba
 from epjax.data.prefetch import Prefetch, prefetch
 from epjax.data.source import Dataset, Example, Source, Stats
 from epjax.data.transforms import (
+    Augmentation,
     BadImage,
     PadCropFlip,
     PadTo,
     RandomCropFlip,
     RandomResizedCropFlip,
     ResizeCentreCrop,
+    Transform,
     make_transforms,
 )
 
 __all__ = [
+    "Augmentation",
     "BadImage",
     "Batches",
     "Dataset",
@@ -27,6 +30,7 @@ __all__ = [
     "ResizeCentreCrop",
     "Source",
     "Stats",
+    "Transform",
     "eval_batches",
     "make_transforms",
     "open_dataset",

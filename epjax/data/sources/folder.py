@@ -59,7 +59,8 @@ def open_folder(path: Path) -> Dataset:
     origin = (
         f"images in {path}: {len(sources[0])} for training, {len(sources[1])} in {val.name}/, {len(classes)} classes"
     )
-    return make_dataset(recipe_of(classes), *sources, classes, origin, path.resolve().name)
+    recipe = recipe_of(classes)
+    return make_dataset(recipe, *sources, classes, origin, path.resolve().name if recipe == "imagenet" else recipe)
 
 
 def _what_is_there(path: Path) -> str:

@@ -260,4 +260,5 @@ def open_tar(path: Path, cache: bool = True) -> Dataset:
     origin = (
         f"images in {path}, read in place: {len(train)} for training, {len(val)} to validate, {len(classes)} classes"
     )
-    return make_dataset(recipe_of(classes), train, val, classes, origin, path.stem)
+    recipe = recipe_of(classes)
+    return make_dataset(recipe, train, val, classes, origin, path.stem if recipe == "imagenet" else recipe)
