@@ -56,9 +56,7 @@ def open_folder(path: Path) -> Dataset:
     if not classes:
         raise ValueError(f"{train} holds no class folder: it must hold one folder of images for each class")
     sources = FolderSource(train, classes), FolderSource(val, classes)
-    origin = (
-        f"images in {path}: {len(sources[0])} for training, {len(sources[1])} in {val.name}/, {len(classes)} classes"
-    )
+    origin = f"images in {path}: {len(sources[0])} in train/, {len(sources[1])} in {val.name}/, {len(classes)} classes"
     recipe = recipe_of(classes)
     return make_dataset(recipe, *sources, classes, origin, path.resolve().name if recipe == "imagenet" else recipe)
 
@@ -71,6 +69,6 @@ def _what_is_there(path: Path) -> str:
         return f"its folder {nested[0]} does: give {path / nested[0]}"
     if "train" in folders:
         return "there is no val/ (nor test/): put some images of each class there"
-    if not any(os.scandir(path)):
+    if not any(path.iterdir()):
         return "it is empty"
     return f"it holds {', '.join(folders[:3]) or 'no folder'}{', ...' if len(folders) > 3 else ''}"
