@@ -43,7 +43,9 @@ def decode(example: Any, channels: int = 3) -> Image.Image:
             raise ValueError("it is empty (zero bytes)")
         else:
             image = Image.open(io.BytesIO(example.image))
-        return image.convert("L" if channels == 1 else "RGB")
+        image.load()  # Decodes: what follows cannot fail, and `convert` would copy what needs no conversion.
+        mode = "L" if channels == 1 else "RGB"
+        return image if image.mode == mode else image.convert(mode)
     except Image.UnidentifiedImageError:
         raise BadImage(f"{example.name} cannot be decoded: its {len(example.image)} bytes are no image") from None
     except _UNDECODABLE as error:
