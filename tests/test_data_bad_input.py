@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_forms import add, few_images, idx
+from data_forms import few_images, idx
 
+from benchmarks.forms import add
 from epjax.data import open_dataset
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_forms import add, few_images, idx, tiny_imagenet
+from data_forms import few_images, idx, tiny_imagenet
 
+from benchmarks.forms import add
 from epjax.data import eval_batches, open_dataset, train_batches
 from epjax.data.sources.tar import members
 
