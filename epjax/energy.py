@@ -20,7 +20,7 @@ def prediction_errors(net: Network, params: Params, x: Array, h: States) -> Stat
 
 def half_squared_norm(errors: States) -> Array:
     """1/2 sum_k || eps_k ||^2."""
-    return 0.5 * jnp.sum(jnp.stack([jnp.vdot(e, e) for e in errors]))
+    return 0.5 * jnp.sum(jnp.stack([jnp.sum(e * e) for e in errors]))
 
 
 def energy(net: Network, params: Params, x: Array, h: States) -> Array:

@@ -196,7 +196,7 @@ def relative(r: Array, eps: Array) -> Array:
     tiny = jnp.finfo(eps.dtype).tiny
     scale = jnp.maximum(jnp.max(jnp.abs(eps)), tiny)  # the squares of small errors would underflow
     r, eps = r / scale, eps / scale
-    return jnp.sqrt(jnp.vdot(r, r) / jnp.maximum(jnp.vdot(eps, eps), tiny))
+    return jnp.sqrt(jnp.sum(r * r) / jnp.maximum(jnp.sum(eps * eps), tiny))
 
 
 @dataclass(frozen=True)

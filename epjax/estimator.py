@@ -140,7 +140,7 @@ def energy_gradient(
             else:
                 predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
             f = jax.vmap(predict)(*(lax.stop_gradient(states[j]) for j in sources))
-            total -= jnp.vdot(f, eps)
+            total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
     return jax.grad(surrogate)(params)
