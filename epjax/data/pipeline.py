@@ -58,26 +58,41 @@ def _load(source: Source, index: int, transform: Transform, rng: np.random.Gener
     return transform(example, rng), example.label
 
 
+def _stack(rows: list[_Row], shape: tuple[int, int, int]) -> dict[str, Any]:
+    image = np.zeros((len(rows), *shape), np.uint8)
+    for pixels, row in zip(image, rows, strict=True):
+        if row.pixels is not None:
+            pixels[:] = row.pixels
+    return {
+        "image": image,
+        "label": np.array([row.label for row in rows], np.int32),
+        "mask": np.array([row.pixels is not None for row in rows]),
+        "bad": tuple(message for row in rows for message in row.bad),
+    }
+
+
 @dataclass(frozen=True)
-class _TrainRows:
-    """The rows of one host from `start_step` on, by number; grain reads them like a list."""
+class _TrainBatches:
+    """The batches of one host from `start_step` on, by number; grain reads them like a list."""
 
     source: Source
     transform: Transform
     batch_size: int
     seed: int
     start_step: int
-    first_row: int
-    rows: int
+    rows: range
     on_bad_image: OnBadImage
 
     def __len__(self) -> int:
         return _FOREVER
 
-    def __getitem__(self, i: int) -> _Row:
-        step, row = self.start_step + i // self.rows, self.first_row + i % self.rows
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        step = self.start_step + i
         epoch, batch = divmod(step, len(self.source) // self.batch_size)
-        index = int(order(self.seed, epoch, len(self.source))[batch * self.batch_size + row])
+        places = order(self.seed, epoch, len(self.source))[batch * self.batch_size :]
+        return _stack([self._row(step, row, int(places[row])) for row in self.rows], self.transform.shape)
+
+    def _row(self, step: int, row: int, index: int) -> _Row:
         bad: list[str] = []
         while True:
             rng = np.random.default_rng((self.seed, _AUGMENTATION, step, row))
@@ -91,21 +106,21 @@ class _TrainRows:
 
 
 @dataclass(frozen=True)
-class _EvalRows:
-    """The rows of one host, each example in one batch of one host."""
+class _EvalBatches:
+    """The batches of one host, each example in one batch of one host."""
 
     source: Source
     transform: Transform
     batch_size: int
-    first_row: int
-    rows: int
+    rows: range
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size) * self.rows
+        return -(-len(self.source) // self.batch_size)
 
-    def __getitem__(self, i: int) -> _Row:
-        batch, row = divmod(i, self.rows)
-        index = batch * self.batch_size + self.first_row + row
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return _stack([self._row(i * self.batch_size + row) for row in self.rows], self.transform.shape)
+
+    def _row(self, index: int) -> _Row:
         if index >= len(self.source):
             return _Row(None, 0, ())
         try:
@@ -114,33 +129,18 @@ class _EvalRows:
             return _Row(None, 0, (str(error),))
 
 
-@dataclass(frozen=True)
-class _Collate:
-    shape: tuple[int, int, int]
-
-    def __call__(self, rows: list[_Row]) -> dict[str, Any]:
-        empty = np.zeros(self.shape, np.uint8)
-        return {
-            "image": np.stack([empty if r.pixels is None else r.pixels for r in rows]),
-            "label": np.array([r.label for r in rows], np.int32),
-            "mask": np.array([r.pixels is not None for r in rows]),
-            "bad": tuple(message for r in rows for message in r.bad),
-        }
-
-
 class Batches(Iterator[Batch]):
     """An iterator over batches. `skipped` counts, by their messages, the bad images met so far; `close` ends workers.
 
     A bad image raises BadImage (on_bad_image "stop") when its batch is asked for, or is reported once and counted.
     """
 
-    def __init__(self, rows: Any, workers: int, threads: int, on_bad_image: OnBadImage, keep_mask: bool) -> None:
+    def __init__(self, batches: Any, workers: int, threads: int, on_bad_image: OnBadImage, keep_mask: bool) -> None:
         if on_bad_image not in get_args(OnBadImage):
             raise ValueError(f"on_bad_image must be stop or skip, got {on_bad_image!r}")
         if min(workers, threads) < 0:
             raise ValueError(f"num_workers and num_threads must be at least 0, got {workers} and {threads}")
-        batches = grain.MapDataset.source(rows).batch(rows.rows, batch_fn=_Collate(rows.transform.shape))
-        dataset = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
+        dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, threads))
         if workers:
             _mark_flags_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
@@ -182,14 +182,14 @@ def _mark_flags_as_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> tuple[int, int]:
-    """(first row, rows) of the global batch that a process holds."""
+def _share(batch_size: int, process_index: int, process_count: int) -> range:
+    """The rows of the global batch that a process holds."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(f"batch_size must be a positive multiple of the {process_count} processes, got {batch_size}")
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must lie in 0..{process_count - 1}, got {process_index}")
     rows = batch_size // process_count
-    return process_index * rows, rows
+    return range(process_index * rows, (process_index + 1) * rows)
 
 
 def train_batches(
@@ -214,9 +214,9 @@ def train_batches(
     steps_per_epoch(source, batch_size)
     if min(seed, start_step) < 0:
         raise ValueError(f"seed and start_step must be at least 0, got {seed} and {start_step}")
-    share = _share(batch_size, process_index, process_count)
-    rows = _TrainRows(source, transform, batch_size, seed, start_step, *share, on_bad_image)
-    return Batches(rows, num_workers, num_threads, on_bad_image, keep_mask=False)
+    rows = _share(batch_size, process_index, process_count)
+    batches = _TrainBatches(source, transform, batch_size, seed, start_step, rows, on_bad_image)
+    return Batches(batches, num_workers, num_threads, on_bad_image, keep_mask=False)
 
 
 def eval_batches(
@@ -234,5 +234,5 @@ def eval_batches(
 
     Where mask is False the row fills up the last batch, or stands for a bad image that was skipped: zeros, label 0.
     """
-    rows = _EvalRows(source, transform, batch_size, *_share(batch_size, process_index, process_count))
-    return Batches(rows, num_workers, num_threads, on_bad_image, keep_mask=True)
+    batches = _EvalBatches(source, transform, batch_size, _share(batch_size, process_index, process_count))
+    return Batches(batches, num_workers, num_threads, on_bad_image, keep_mask=True)

@@ -57,8 +57,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _maybe_flip(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+def _maybe_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
 def _resize(image: Image.Image, size: int, box: tuple[float, float, float, float]) -> Image.Image:
@@ -92,7 +92,7 @@ class RandomResizedCropFlip(_Square):
     def __call__(self, example: Any, rng: np.random.Generator) -> np.ndarray:
         """Decode, cut, resize, mirror."""
         image = decode(example, self.channels)
-        return _maybe_flip(_pixels(_resize(image, self.size, self._box(image.width, image.height, rng))), rng)
+        return _pixels(_maybe_flip(_resize(image, self.size, self._box(image.width, image.height, rng)), rng))
 
     def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -142,7 +142,7 @@ class RandomCropFlip(_Square):
         side = self.size * scale
         x, y = (scale * int(rng.integers(round(n / scale) - self.size + 1)) for n in image.size)
         x, y = min(x, image.width - side), min(y, image.height - side)
-        return _maybe_flip(_pixels(_resize(image, self.size, (x, y, x + side, y + side))), rng)
+        return _pixels(_maybe_flip(_resize(image, self.size, (x, y, x + side, y + side)), rng))
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class PadCropFlip(_Square):
         """Decode, fit, move by -pad..pad pixels each way, mirror."""
         image = ResizeCentreCrop(self.size, resize=self.size).cut(decode(example, self.channels))
         x, y = (int(n) for n in rng.integers(-self.pad, self.pad + 1, 2))
-        return _maybe_flip(_pixels(image.crop((x, y, x + self.size, y + self.size))), rng)
+        return _pixels(_maybe_flip(image.crop((x, y, x + self.size, y + self.size)), rng))
 
 
 @dataclass(frozen=True)
