@@ -83,7 +83,8 @@ class Checkpoints:
         self.wait()
         if step in self.steps:
             return
-        note = {"config": self._config, "extra": dict(extra or {}), "digest": _digest(state)}
+        extra = json.loads(json.dumps(dict(extra or {})))  # written later, when the caller's may have changed
+        note = {"config": self._config, "extra": extra, "digest": _digest(state)}
         self._saving = step
         with self._explain_failure():
             metrics = None if metric is None else {"metric": float(metric)}

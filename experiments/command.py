@@ -47,14 +47,17 @@ def _train(config: Config, recipe: Config, make_task: Callable[[], Task], consol
     task = make_task()
     gradient(config.gradient, task.network)  # refuses wrong options before anything is touched
     with own(config.run.workdir):
-        console.print(task.dataset.origin, highlight=False)
+        console.print(task.dataset.origin, highlight=False, soft_wrap=True)
         console.print(describe(config, recipe), highlight=False, markup=False)
-        lines = Trainer(config, task, console).run()
+        trainer = Trainer(config, task, console)
+        lines = trainer.run()
         title = f"{task.title} on {task.dataset.name}"
         how = method(config.gradient)
         learning_curve(lines, config.run.workdir / "learning_curve.png", title, how)
         console.print(summary(lines, title, how))
-        console.print(files(config.run.workdir), highlight=False)
+        for message in sorted(trainer.left_out):
+            console.print(f"left out: {message}", highlight=False, soft_wrap=True)
+        console.print(files(config.run.workdir), highlight=False, soft_wrap=True)
 
 
 def sentence(error: BaseException) -> str:

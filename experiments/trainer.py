@@ -12,7 +12,7 @@ from rich.console import Console
 from epjax import sharding
 from epjax.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
-from epjax.data import Batches, eval_batches, prefetch, train_batches
+from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
 from epjax.train import (
     Normalise,
     TrainState,
@@ -47,6 +47,15 @@ class Plan:
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation is due after this step."""
         return step == self.total or (step > 0 and step % self.evaluation == 0)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step that was dispatched and whose metrics were not fetched."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    waited: float
 
 
 def make_plan(config: Config, images: int) -> Plan:
@@ -88,6 +97,8 @@ class Trainer:
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
         self.eval_step = eval_step(task.network.forward, cost, normalise)
         self.put = sharding.put_batch(self.mesh)
+        self.pending: Pending | None = None
+        self.left_out: set[str] = set()
 
     def run(self) -> list[Line]:
         """Train to the last step; gives all lines of metrics.jsonl.
@@ -128,31 +139,45 @@ class Trainer:
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.step, write)
 
     def _loop(self) -> None:
-        with prefetch(self._train_batches(), self.put) as feed:
-            batches = iter(feed)
-            pending: tuple[int, dict[str, jax.Array], float] | None = None
-            while True:
-                if self.plan.evaluates(self.step) and not self.log.is_evaluated(self.step):
-                    self._evaluate_and_save()
-                if self.step >= self.plan.total:
-                    return
-                waited = feed.waited
-                batch = next(batches)
-                with jax.transfer_guard("disallow"):
-                    self.state, metrics = self.train_step(self.state, batch)
-                self.step += 1
-                if pending is not None:  # of the step before, while this one runs
-                    self._record(*pending)
-                pending = (self.step, metrics, feed.waited - waited)
-                due = self.step % self.config.run.checkpoint_every == 0
-                if due or self.stop.asked or self.plan.evaluates(self.step):
-                    self._record(*pending)
-                    pending = None
-                    self.meter.pause()
-                if self.stop.asked:
-                    self._stop()
-                elif due and not self.plan.evaluates(self.step):
+        source = self._train_batches()
+        with prefetch(source, self.put) as feed:
+            try:
+                self._steps(feed)
+            except BadImage:  # the steps before it were good
+                self._settle()
+                self._save()
+                raise
+        self.left_out |= source.skipped.keys()
+
+    def _steps(self, feed: Prefetch[Any]) -> None:
+        while True:
+            last = self.step >= self.plan.total
+            if (last or self.plan.evaluates(self.step)) and not self.log.is_evaluated(self.step):
+                self._evaluate_and_save()
+            if last:
+                return
+            waited = feed.waited
+            batch = next(feed)
+            with jax.transfer_guard("disallow"):
+                self.state, metrics = self.train_step(self.state, batch)
+            self.step += 1
+            before, self.pending = self.pending, Pending(self.step, metrics, feed.waited - waited)
+            if before is not None:  # fetched while the step after it runs
+                self._record(before)
+            due = self.step % self.config.run.checkpoint_every == 0
+            if self.stop.asked:
+                self._stop()
+            if due or self.plan.evaluates(self.step):
+                self._settle()
+                if not self.plan.evaluates(self.step):
                     self._save()
+
+    def _settle(self) -> None:
+        """Take in the last step too: what comes next is no step."""
+        if self.pending is not None:
+            self._record(self.pending)
+        self.pending = None
+        self.meter.pause()
 
     def _train_batches(self) -> Batches:
         feed = self.config.feed
@@ -169,12 +194,12 @@ class Trainer:
             on_bad_image=feed.on_bad_image,
         )
 
-    def _record(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
-        """Take in what a finished step reported, and write a line where one is due."""
-        values = jax.device_get(metrics)
+    def _record(self, done: Pending) -> None:
+        """Take in what a step reported, and write a line where one is due."""
+        values, step = jax.device_get(done.metrics), done.step
         if not values["finite"]:
             raise NotFinite(self._not_finite(step, float(values["cost"])))
-        self.meter.add(values, waited)
+        self.meter.add(values, done.waited)
         rate = self.meter.images_per_second
         left = None if rate is None else (self.plan.total - step) * self.config.optimiser.batch_size / rate
         status = Status(
@@ -201,8 +226,7 @@ class Trainer:
         )
 
     def _evaluate_and_save(self) -> None:
-        batches = prefetch(self._eval_batches(), self.put)
-        with batches as feed:
+        with prefetch(self._eval_batches(), self.put) as feed:
             values = evaluate(self.eval_step, self.state.params, feed)
         if self.stop.asked:
             self._stop()
@@ -229,6 +253,7 @@ class Trainer:
                 yield batch
                 if self.stop.asked:
                     return
+        self.left_out |= batches.skipped.keys()
 
     def _save(self, metric: float | None = None) -> None:
         self.log.sync()
@@ -236,6 +261,7 @@ class Trainer:
         self.checkpoints.save(self.step, self.state, extra=extra, metric=metric)
 
     def _stop(self) -> None:
+        self._settle()
         self._save()
         self.checkpoints.wait()
         raise Stopped(

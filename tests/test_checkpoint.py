@@ -89,6 +89,17 @@ def test_a_donated_buffer_is_saved_as_it_was(folder):
     checkpoints.close()
 
 
+def test_notes_are_saved_as_they_were(folder):
+    checkpoints, extra = Checkpoints(folder, CONFIG), {"sums": {"steps": 0}}
+    for step in range(3):
+        extra["sums"]["steps"] = step
+        checkpoints.save(step, make_state(), extra=extra)
+        extra["sums"]["steps"] = 100
+    checkpoints.wait()
+    assert checkpoints.restore(like(make_state())).extra == {"sums": {"steps": 2}}
+    checkpoints.close()
+
+
 def test_the_last_and_the_best_are_kept(folder):
     checkpoints = Checkpoints(folder, CONFIG, keep=2)
     for step, error in ((1, 60.0), (2, 30.0), (3, 50.0), (4, None), (5, 40.0), (6, 31.0)):

@@ -1,0 +1,303 @@
+"""The commands as a person runs them, on a tiny folder of images, from options to files and exit codes.
+
+Would catch: a run that cannot go on where it was stopped or goes on differently, an option that is parsed
+and not used, a mistake of the user that ends in a traceback, a failure that costs what was already done.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import imagenet_vgg10, vgg5
+from experiments.metrics import evaluations, read_lines, training
+from experiments.progress import Reporter
+
+CLASSES = [f"n{number:08}" for number in range(10)]
+TRAIN, VAL = 32, 12
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten classes of 32x32 images whose colour tells the class: 32 for training, 12 for validation."""
+    path, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for number in range(count):
+            label = number % 10
+            pixels = random.integers(0, 60, (32, 32, 3)) + np.array([20 * label, 190 - 20 * label, 10 * label])
+            place = path / split / CLASSES[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number:03}.JPEG")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Programs that several runs share are compiled once."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def small(folder, workdir, *more):
+    """Four steps an epoch of a very narrow VGG5 by centered EP in one sweep."""
+    return [
+        *("--workdir", str(workdir), "--dataset", "cifar10", "--data", f"folder:{folder}", "--width", "0.01"),
+        *("--batch-size", "8", "--epochs", "2", "--gain", "2", "--traversal", "sweep", *more),
+    ]
+
+
+def values(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "images_per_second", "waiting")
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in clock} for line in lines]
+
+
+def newest(workdir):
+    """The arrays of the newest checkpoint, by path."""
+    from orbax.checkpoint import v1 as ocp
+
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no sharding is given
+        state = ocp.load(workdir / "checkpoints" / str(max(steps)))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same_run(one, other):
+    assert values(one) == values(other)
+    a, b = newest(one), newest(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder, tmp_path_factory):
+    """A run from the first to the last of eight steps, with random signs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert vgg5.main(small(folder, workdir, "--scheme", "random", "--log-every", "3")) == 0
+    return workdir
+
+
+def test_what_a_run_leaves_behind(whole_run):
+    lines = read_lines(whole_run / "metrics.jsonl")
+    assert [line["step"] for line in training(lines)] == [3, 6]
+    assert [(line["step"], line["epoch"]) for line in evaluations(lines)] == [(4, 1), (8, 2)]
+    for line in evaluations(lines):
+        assert line["val_images"] == VAL
+        assert 0 <= line["val_top5_error"] <= line["val_top1_error"] <= 100
+        assert line["val_cost"] > 0
+    for line in training(lines):
+        assert {"cost", "top1_error", "images_per_second", "waiting", "learning_rate"} <= line.keys()
+    config = json.loads((whole_run / "config.json").read_text())
+    assert (config["scheme"], config["beta"], config["classes"], config["train_images"]) == ("random", 0.02, 10, 32)
+    assert (whole_run / "learning_curve.png").stat().st_size > 10_000
+    assert sorted(path.name for path in (whole_run / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def test_a_finished_run_has_nothing_left_to_do(folder, whole_run, capsys):
+    before = values(whole_run)
+    assert vgg5.main(small(folder, whole_run, "--scheme", "random", "--log-every", "3")) == 0
+    assert values(whole_run) == before
+    assert "going on from step 8 of 8" in capsys.readouterr().out
+
+
+def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(folder, whole_run, tmp_path, monkeypatch, capsys):
+    update = Reporter.update
+
+    def update_and_signal(self, status):
+        update(self, status)
+        if status.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "update", update_and_signal)
+        assert vgg5.main(argv) == 75
+    assert "stopped by SIGTERM after step 6 of 8, saved" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+    assert vgg5.main([*argv, "--num-threads", "1"]) == 0
+    assert_same_run(whole_run, tmp_path)
+
+
+def test_killed_and_resumed_equals_uninterrupted(folder, whole_run, tmp_path):
+    argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3", "--checkpoint-every", "1")
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    command = [sys.executable, "-m", "experiments.vgg5", *argv]
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics, patience = tmp_path / "metrics.jsonl", time.monotonic() + 200
+    while len(read_lines(metrics)) < 2:  # in the middle: after step 4 is evaluated
+        assert run.poll() is None, run.stderr.read().decode()
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+    run.kill()
+    run.communicate()
+    assert vgg5.main(argv) == 0
+    assert_same_run(whole_run, tmp_path)
+
+
+def test_more_steps_continue_a_run(folder, whole_run, tmp_path):
+    argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3")
+    assert vgg5.main([*argv, "--max-steps", "4"]) == 0
+    assert vgg5.main(argv) == 0
+    assert_same_run(whole_run, tmp_path)
+
+
+SYNC = ["--traversal", "sync", "--update", "pgd", "--step-size", "0.5", "--iterations", "2"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--algorithm", "bp", "--cosine", "step", "--precision", "bfloat16", "--on-bad-image", "skip"],
+        ["--scheme", "forward", "--cost", "squared_error", "--precision", "tf32", *SYNC],
+        ["--scheme", "backward", "--traversal", "async", "--iterations", "6", "--tolerance", "1e-3"],
+        ["--perturbation", "clamp", "--errors", "recomputed", "--phases", "sequential", "--traversal", "async"],
+    ],
+    ids=["bp", "forward-sync", "backward-async", "clamp-async"],
+)
+@pytest.mark.filterwarnings("ignore:iterations")  # few iterations are inexact, and the library says so
+def test_every_enumeration_runs(folder, tmp_path, options):
+    assert vgg5.main(small(folder, tmp_path, "--max-steps", "2", *options)) == 0
+    (line,) = evaluations(read_lines(tmp_path / "metrics.jsonl"))
+    assert line["step"] == 2
+    assert np.isfinite(line["val_cost"])
+
+
+@pytest.mark.parametrize(
+    "options", [["--algorithm", "bp", "--crop", "random"], ["--crop", "resized", "--skip", "--sweeps", "2"]]
+)
+def test_the_main_command(folder, tmp_path, options, capsys):
+    argv = ["--workdir", str(tmp_path), "--data", str(folder), "--width", "0.02", "--image-size", "32"]
+    argv += ["--batch-size", "16", "--max-steps", "2", "--gain", "2", "--traversal", "sweep", *options]
+    assert imagenet_vgg10.main(argv) == 0
+    (line,) = evaluations(read_lines(tmp_path / "metrics.jsonl"))
+    assert (line["step"], line["epoch"], line["val_images"]) == (2, 1, VAL)
+    shown = capsys.readouterr().out
+    assert f"images in {folder}" in shown.replace("\n", "")
+    assert "(paper: 256)" in shown
+    assert "top-1 error" in shown
+
+
+def fails(main, argv, capsys):
+    """The one sentence on the standard error of a command that fails."""
+    assert main(argv) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--beta", "0"], "beta must be a finite positive"),
+        (["--beta", "nan"], "beta must be a finite positive"),
+        (["--iterations", "0", "--traversal", "async"], "iterations must be at least 1, got 0"),
+        (["--sweeps", "0"], "sweeps must be at least 1, got 0"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch-size", "64"], "batch_size must be at most the 32 training images, but is 64"),
+        (["--batch-size", "12"], "batch_size must be a multiple of the number of devices"),
+        (["--width", "0"], "width must be a positive"),
+        (["--tolerance", "-1"], "tolerance must be positive"),
+        (["--dataset", "mnist", "--data", "idx:nowhere"], "nowhere"),
+        (["--dataset", "cifar100"], "--dataset is cifar100, but --data"),
+        (["--data", ""], "--data must say where cifar10 lies"),
+    ],
+)
+def test_wrong_options_are_one_sentence_and_touch_nothing(folder, tmp_path, options, message, capsys):
+    workdir = tmp_path / "run"
+    assert message in fails(vgg5.main, small(folder, workdir, *options), capsys)
+    assert not (workdir / "checkpoints").exists() or not list((workdir / "checkpoints").iterdir())
+
+
+def test_wrong_folders_are_one_sentence(folder, tmp_path, capsys):
+    def command(data):
+        return ["--workdir", str(tmp_path / "run"), "--data", f"folder:{data}"]
+
+    (tmp_path / "empty").mkdir()
+    assert "does not exist" in fails(imagenet_vgg10.main, command(tmp_path / "none"), capsys)
+    assert "it is empty" in fails(imagenet_vgg10.main, command(tmp_path / "empty"), capsys)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "val" / "n99999999").mkdir()
+    assert "n99999999" in fails(imagenet_vgg10.main, command(copy), capsys)
+
+
+@pytest.mark.parametrize("damage", ["zero bytes", "cut"])
+def test_a_corrupt_image_stops_with_its_name_and_loses_nothing(folder, tmp_path, damage, capsys):
+    copy, workdir = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "run"
+    bad = copy / "val" / CLASSES[3] / "003.JPEG"
+    bad.write_bytes(b"" if damage == "zero bytes" else bad.read_bytes()[:300])
+    assert "003.JPEG" in fails(vgg5.main, small(copy, workdir), capsys)
+    assert evaluations(read_lines(workdir / "metrics.jsonl")) == []
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]  # the epoch before the evaluation
+    assert vgg5.main(small(copy, workdir, "--on-bad-image", "skip", "--max-steps", "5")) == 0
+    assert evaluations(read_lines(workdir / "metrics.jsonl"))[0]["val_images"] == VAL - 1
+    assert "003.JPEG" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_by_name(folder, whole_run, capsys):
+    argv = small(folder, whole_run, "--scheme", "random", "--log-every", "3", "--beta", "0.1", "--seed", "1")
+    before = (whole_run / "config.json").read_text()
+    message = fails(vgg5.main, argv, capsys)
+    assert "beta was 0.02, is 0.1; seed was 0, is 1" in message
+    assert (whole_run / "config.json").read_text() == before
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(folder, tmp_path, capsys):
+    argv = small(folder, tmp_path, "--algorithm", "bp", "--learning-rate", "1e30")
+    message = fails(vgg5.main, argv, capsys)
+    assert "became NaN or infinite at step 2 (epoch 0.5); there is no checkpoint yet" in message
+    message = fails(vgg5.main, [*argv, "--checkpoint-every", "1"], capsys)
+    assert "became NaN or infinite at step 2 (epoch 0.5); the checkpoint of step 1 is kept" in message
+    assert all(np.isfinite(leaf).all() for leaf in newest(tmp_path).values())
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(folder, whole_run, tmp_path, capsys):
+    argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3")
+    assert vgg5.main([*argv, "--max-steps", "4"]) == 0
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        code = vgg5.main(argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    assert "could not write the checkpoint of step 8" in capsys.readouterr().err
+    assert vgg5.main(argv) == 0
+    assert_same_run(whole_run, tmp_path)
+
+
+def test_a_directory_in_use_is_refused_with_who_uses_it(folder, whole_run, capsys):
+    from experiments.workdir import own
+
+    with own(whole_run):
+        message = fails(vgg5.main, small(folder, whole_run), capsys)
+    assert f"is in use by another run (pid {os.getpid()} on" in message
+
+
+def test_a_directory_that_cannot_be_made_is_one_sentence(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(vgg5.main, small(folder, tmp_path / "file" / "run"), capsys)
