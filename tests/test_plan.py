@@ -1,0 +1,55 @@
+"""Oracle: a compiled step. The planner's continuation to a batch against that batch, its prediction against the clock.
+
+Catches a load that is not linear as assumed, a device's share that is counted whole, an estimate without its price.
+"""
+
+import pytest
+
+from epjax.plan import Plan, calibrate, estimate, load_of, main, per_device_load
+
+SMALL = {"network": "vgg10", "image_size": 32, "width": 0.125, "num_classes": 10, "devices": 2, "batch_size": 32}
+
+
+def test_the_load_of_a_device_is_that_of_its_share():
+    plan = Plan(**SMALL)
+    continued, compiled = per_device_load(plan, "ep"), load_of(plan, "ep", 16)
+    assert continued.flops == pytest.approx(compiled.flops, rel=0.02)
+    assert continued.memory == pytest.approx(compiled.memory, rel=0.25)
+
+
+def test_ep_beside_backpropagation():
+    """One centered sweep is 7 forward-equivalents against 3: in time too, where arithmetic is the limit."""
+    plan = Plan(**SMALL, precision="float32", efficiency=0.01)
+    ep, bp = estimate(plan, "ep"), estimate(plan, "bp")
+    assert 2.1 < ep.load.flops / bp.load.flops < 2.5
+    assert 2.1 < ep.hours / bp.hours < 2.5
+    assert ep.hours == pytest.approx(plan.images // 32 * 50 * ep.step_seconds / 3600)
+
+
+def test_prediction_against_the_clock():
+    """Within 30% on a quiet machine (`--calibrate` says so); a shared one gets a factor of 3."""
+    predicted, measured = calibrate(Plan(image_size=32, width=0.125, precision="float32"))
+    assert 0.3 < predicted / measured < 3
+
+
+def test_the_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["--network", "vgg5", "--image-size", "32", "--width", "0.1", "--device", "tpu_v5e", "--price", "2"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for word in ("EP centered, 1 sweep", "backpropagation", "device-hours", "decoding cores", "price", "Assumes"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"devices": 3}, "batch_size must be a multiple of devices, 3, got 256"),
+        ({"devices": 0}, "devices must be at least 1, got 0"),
+        ({"efficiency": 1.5}, r"efficiency must lie in \(0, 1\], got 1.5"),
+    ],
+)
+def test_bad_input(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Plan(**options)
