@@ -75,8 +75,8 @@ def recipes(run: Run) -> dict[str, VGG10Config]:
         "demo": VGG10Config(
             run,
             gradient=Gradient(traversal="sweep", beta=0.05),
-            optimiser=Optimiser(epochs=8, batch_size=64, learning_rate=0.02, cosine="step"),
-            network=Network(width=0.25, gain=2.0),
+            optimiser=Optimiser(epochs=8, batch_size=32, learning_rate=0.02, cosine="step"),
+            network=Network(width=0.25, gain=2.45),
             images=Images(image_size=32, crop="pad"),
         ),
     }

@@ -49,11 +49,11 @@ def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
     axes.axhline(value, color=VAL, linewidth=0.7, linestyle=":")
     axes.annotate(
         f"best {value:.2f}% at epoch {epoch:g}",
-        (0.99, value),
+        (0.01, value),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
+        xytext=(0, -4),
         textcoords="offset points",
-        ha="right",
+        va="top",
         fontsize=8,
         color=VAL,
     )

@@ -30,7 +30,7 @@ class Reporter:
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total} {task.fields[numbers]}"),
+            TextColumn("{task.percentage:.0f}% · {task.fields[numbers]}"),
             console=console,
             disable=not console.is_terminal,
         )

@@ -22,17 +22,16 @@ def method(options: Gradient) -> str:
 
 
 def summary(lines: Sequence[Line], title: str, method: str) -> Table:
-    """Best and last evaluation, time, and where the files are."""
+    """The best and the last evaluation, how they came about, and the time it took."""
     val = evaluations(list(lines))
     best, last = min(val, key=lambda line: line["val_top1_error"]), val[-1]
-    table = Table(title=title, caption=method, title_style="bold", caption_justify="left", title_justify="left")
+    caption = f"{method}; {duration(last['seconds'])} in all"
+    table = Table(title=title, caption=caption, title_style="bold", caption_justify="left", title_justify="left")
     for name in ("", "epoch", "top-1 error", "top-5 error", "cost", "images"):
         table.add_column(name, justify="right" if name else "left")
     for name, line in (("best", best), ("last", last)):
         errors = (f"{line['val_top1_error']:.2f}%", f"{line['val_top5_error']:.2f}%", f"{line['val_cost']:.4f}")
         table.add_row(name, f"{line['epoch']:g}", *errors, f"{line['val_images']:,}")
-    table.add_section()
-    table.add_row("time", duration(last["seconds"]))
     return table
 
 
