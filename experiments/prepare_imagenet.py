@@ -81,7 +81,7 @@ def _environment(folder: Path, python: str) -> Path:
         [python, "-m", "venv", str(folder)],
         [str(interpreter), "-m", "pip", "install", "--quiet", "--no-cache-dir", *packages],
     ):
-        done = subprocess.run(arguments, capture_output=True, text=True)
+        done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(folder)})
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise OSError(
