@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from experiments.config import Config, describe
+from experiments.metrics import Line
 from experiments.plots import learning_curve
 from experiments.stopping import STOPPED_EXIT_CODE, NotFinite, Stopped
 from experiments.table import files, method, summary
-from experiments.task import Task, gradient
+from experiments.task import Task
 from experiments.trainer import Trainer
 from experiments.workdir import own
 
@@ -44,20 +45,21 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
 
 
 def _train(config: Config, recipe: Config, make_task: Callable[[], Task], console: Console) -> None:
-    task = make_task()
-    gradient(config.gradient, task.network)  # refuses wrong options before anything is touched
-    with own(config.run.workdir):
+    task, directory = make_task(), config.run.workdir
+    title, how = f"{task.title} on {task.dataset.name}", method(config.gradient)
+
+    def draw(lines: list[Line]) -> None:
+        learning_curve(lines, directory / "learning_curve.png", title, how)
+
+    trainer = Trainer(config, task, console, draw)
+    with own(directory):
         console.print(task.dataset.origin, highlight=False, soft_wrap=True)
-        console.print(describe(config, recipe), highlight=False, markup=False)
-        trainer = Trainer(config, task, console)
+        console.print(describe(config, recipe), highlight=False, markup=False, soft_wrap=True)
         lines = trainer.run()
-        title = f"{task.title} on {task.dataset.name}"
-        how = method(config.gradient)
-        learning_curve(lines, config.run.workdir / "learning_curve.png", title, how)
         console.print(summary(lines, title, how))
         for message in sorted(trainer.left_out):
             console.print(f"left out: {message}", highlight=False, soft_wrap=True)
-        console.print(files(config.run.workdir), highlight=False, soft_wrap=True)
+        console.print(files(directory), highlight=False, soft_wrap=True)
 
 
 def sentence(error: BaseException) -> str:

@@ -171,7 +171,7 @@ def describe(config: Config, recipe: Config) -> str:
     for group in dataclasses.fields(config):
         lines.append(f"{group.name}:")
         for name, value in dataclasses.asdict(getattr(config, group.name)).items():
-            own = name in ("workdir", "recipe") or value == usual[name]
+            own = name in ("workdir", "recipe", "data") or value == usual[name]
             lines.append(f"  {name:<20} {value}" + ("" if own else f"   ({config.run.recipe}: {usual[name]})"))
     return "\n".join(lines)
 

@@ -25,9 +25,9 @@ from experiments.task import Task
 # Each line is a paragraph of its own: the help text is not wrapped.
 ABOUT = """Train VGG10 by equilibrium propagation, or by backpropagation to compare.
 
-On the demo data: a narrow network, in minutes. On ImageNet: the paper's recipe.
+Recipes: demo, a narrow network in minutes; paper, the paper's for ImageNet.
 
-The defaults below are those for the data at hand."""
+The defaults below are those for the data at hand, or of --recipe."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def recipes(run: Run) -> dict[str, VGG10Config]:
         "demo": VGG10Config(
             run,
             gradient=Gradient(traversal="sweep", beta=0.05),
-            optimiser=Optimiser(epochs=8, batch_size=32, learning_rate=0.02, cosine="step"),
+            optimiser=Optimiser(epochs=10, batch_size=32, learning_rate=0.02, cosine="step"),
             network=Network(width=0.25, gain=2.45),
             images=Images(image_size=32, crop="pad"),
         ),

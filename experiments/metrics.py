@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,24 @@ class MetricsLog:
     def __init__(self, path: Path, from_step: int, write: bool = True) -> None:
         self.path = path
         self.lines = [line for line in read_lines(path) if line["step"] <= from_step]
-        self._file = None
+        self._file: FileIO | None = None
         if write:
             partial = path.with_suffix(".partial")
             partial.write_text("".join(_encode(line) for line in self.lines))
             partial.replace(path)
-            self._file = path.open("a")
+            self._file = path.open("ab", buffering=0)  # a buffer would be lost, or written twice, after a failure
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line and hand it to the operating system."""
+        """Append one line and hand it to the operating system. Raises OSError where there is no room for it."""
         self.lines.append(dict(line))
         if self._file is not None:
-            self._file.write(_encode(line))
-            self._file.flush()
+            text = _encode(line).encode()
+            try:
+                written = self._file.write(text)
+            except OSError as error:
+                raise OSError(f"could not write to {self.path}: {error.strerror}") from error
+            if written != len(text):
+                raise OSError(f"could not write to {self.path}: only {written} of {len(text)} bytes had room")
 
     def sync(self) -> None:
         """Bring all lines to the disk: done before a checkpoint, whose steps must not lack a line."""

@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations, checkpoints, metrics; goes on where an earlier run stopped."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,11 @@ def schedule(options: Optimiser, plan: Plan) -> Any:
 class Trainer:
     """One run in one work directory, which the caller holds."""
 
-    def __init__(self, config: Config, task: Task, console: Console) -> None:
-        self.config, self.task, self.console = config, task, console
+    def __init__(
+        self, config: Config, task: Task, console: Console, on_evaluation: Callable[[list[Line]], None]
+    ) -> None:
+        """Touches no file. `on_evaluation` is given all lines of metrics.jsonl after each evaluation."""
+        self.config, self.task, self.console, self.on_evaluation = config, task, console, on_evaluation
         self.directory: Path = config.run.workdir
         self.plan = make_plan(config, len(task.dataset.train))
         self.mesh = sharding.make_mesh(config.run.model_parallel)
@@ -214,7 +217,8 @@ class Trainer:
         self.reporter.update(status)
         if step % self.plan.log == 0:
             line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
-            self.log.write(line | {"learning_rate": float(self.rate(step - 1)), "seconds": self._seconds()})
+            rate_used = float(f"{float(self.rate(step - 1)):.6g}")
+            self.log.write(line | {"learning_rate": rate_used, "seconds": self._seconds()})
 
     def _not_finite(self, step: int, cost: float) -> str:
         what = "a gradient" if cost == cost and abs(cost) != float("inf") else "the cost"
@@ -234,6 +238,8 @@ class Trainer:
         self.log.write(line)
         self.reporter.evaluated(line, self.meter.images_per_second, self.meter.waiting)
         self._save(metric=line["val_top1_error"])
+        if jax.process_index() == 0:
+            self.on_evaluation(self.log.lines)
 
     def _eval_batches(self) -> Iterator[Any]:
         """Every validation image once; ends early where a signal asks for it."""
@@ -274,6 +280,8 @@ class Trainer:
         return round(time.perf_counter() - self.began, 3)
 
     def _close(self) -> None:
-        if hasattr(self, "log"):
-            self.log.close()
-        self.checkpoints.close()
+        try:
+            if hasattr(self, "log"):
+                self.log.close()
+        finally:
+            self.checkpoints.close()

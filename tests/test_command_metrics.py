@@ -6,6 +6,7 @@ percent taken for shares, a NaN that makes the file unreadable, a picture that i
 
 import io
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -57,6 +58,25 @@ def test_what_is_not_a_number_is_null(tmp_path):
     log.write({"step": 1, "cost": float("nan")})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {"step": 1, "cost": None}
+
+
+def test_a_full_disk_names_the_file_and_keeps_whole_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.write({"step": 1, "cost": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        for step in (2, 3):  # the first has room for a part, the second for nothing
+            with pytest.raises(OSError, match=r"could not write to .*metrics.jsonl"):
+                log.write({"step": step, "cost": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.close()
+    again = MetricsLog(path, 3)
+    again.write({"step": 2, "cost": 0.5})
+    again.close()
+    assert [line["step"] for line in read_lines(path)] == [1, 2]
 
 
 def test_a_process_that_does_not_write_leaves_the_file_alone(tmp_path):
