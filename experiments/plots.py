@@ -28,7 +28,7 @@ def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str 
     _curve(cost, val, "val_cost", "validation", VAL, marker="o")
     cost.set(ylabel="cost", ylim=(0, None))
     for axes in (error, cost):
-        _dress(axes)
+        dress(axes)
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
     error.set_title(subtitle, loc="left", fontsize=8, color=GREY)
     figure.savefig(path)
@@ -59,7 +59,8 @@ def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
     )
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """The look that all pictures share: epochs below, light grid, no frame."""
     axes.set_xlabel("epoch", color=INK)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=axes.get_xlim()[1] >= 2))

@@ -73,6 +73,11 @@ def make_plan(config: Config, images: int) -> Plan:
     return Plan(epoch, total, run.log_every or max(1, min(100, epoch // 10)), epoch * run.eval_every)
 
 
+def evaluation_batch(batch_size: int) -> int:
+    """A small batch is right for learning and slow for measuring: its smallest multiple from 64 on, or itself."""
+    return batch_size * max(1, -(-64 // batch_size))
+
+
 def schedule(options: Optimiser, plan: Plan) -> Any:
     """The cosine, once an epoch or at every step."""
     if options.cosine == "epoch":
@@ -247,7 +252,7 @@ class Trainer:
         batches = eval_batches(
             self.task.dataset.val,
             self.task.eval_transform,
-            batch_size=self.config.optimiser.batch_size,
+            batch_size=evaluation_batch(self.config.optimiser.batch_size),
             num_workers=feed.num_workers,
             num_threads=feed.num_threads,
             process_index=jax.process_index(),

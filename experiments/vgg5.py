@@ -68,7 +68,7 @@ def recipes(asked: VGG5Config) -> dict[str, VGG5Config]:
     large = asked.images.dataset == "imagenet32"
     paper = VGG5Config(
         replace(asked.run, recipe=PAPER),
-        gradient=Gradient(cost=asked.gradient.cost, beta=0.02, iterations=5),
+        gradient=Gradient(cost=asked.gradient.cost, beta=0.02, iterations=5, errors="recomputed"),
         optimiser=Optimiser(
             epochs=100,
             batch_size=256 if large else 16 if squared else 64,

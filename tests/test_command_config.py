@@ -27,8 +27,8 @@ def read(*argv, module=imagenet_vgg10):
     return parse(kind, module.choose, ["--workdir", "somewhere", *argv], "prog", "about")
 
 
-def test_imagenet_gets_the_paper_s_recipe():
-    options = flat(read("--data", "folder:/data/imagenet"))
+def test_the_paper_s_recipe():
+    options = flat(read("--data", "folder:/data/imagenet", "--recipe", "paper"))
     paper = {
         "recipe": "paper",
         "algorithm": "ep",
@@ -36,6 +36,7 @@ def test_imagenet_gets_the_paper_s_recipe():
         "cost": "cross_entropy",
         "perturbation": "nudge",
         "traversal": "async",
+        "errors": "recomputed",
         "update": "mod_pgd",
         "beta": 0.05,
         "iterations": 10,
@@ -50,6 +51,10 @@ def test_imagenet_gets_the_paper_s_recipe():
         "image_size": 224,
     }
     assert {name: options[name] for name in paper} == paper
+    usual = flat(read("--data", "folder:/data/imagenet"))
+    changed = {"recipe": "sweep", "traversal": "sweep", "errors": "carried"}
+    assert usual == {**options, **changed}
+    assert usual["sweeps"] == 1
 
 
 def test_the_demo_has_its_own_recipe_and_explicit_options_win(monkeypatch):
@@ -61,7 +66,7 @@ def test_the_demo_has_its_own_recipe_and_explicit_options_win(monkeypatch):
     assert changed == {**demo, "width": 0.5, "beta": 0.1}
     assert flat(read("--recipe", "paper"))["width"] == 1.0
     monkeypatch.setenv("IMAGENET_DIR", "/data/imagenet")
-    assert flat(read())["recipe"] == "paper"
+    assert flat(read())["recipe"] == "sweep"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,7 @@ def test_vgg5_gets_the_paper_s_recipe(dataset, cost, batch_size, learning_rate, 
         "output_gain": output_gain,
         "beta": 0.02,
         "iterations": 5,
+        "errors": "recomputed",
         "weight_decay": 3e-4,
         "epochs": 100,
         "final_learning_rate": 1e-6,
@@ -91,7 +97,7 @@ def test_vgg5_gets_the_paper_s_recipe(dataset, cost, batch_size, learning_rate, 
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="recipe must be one of auto, paper, demo, got 'best'"):
+    with pytest.raises(ValueError, match="recipe must be one of auto, sweep, paper, demo, got 'best'"):
         read("--recipe", "best")
 
 

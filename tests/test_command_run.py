@@ -197,7 +197,7 @@ def test_the_main_command(folder, tmp_path, options, capsys):
     assert (line["step"], line["epoch"], line["val_images"]) == (2, 1, VAL)
     shown = capsys.readouterr().out
     assert f"images in {folder}" in shown.replace("\n", "")
-    assert "(paper: 256)" in shown
+    assert "(sweep: 256)" in shown
     assert "top-1 error" in shown
 
 

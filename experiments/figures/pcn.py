@@ -1,6 +1,6 @@
 """Draws experiments/figures/pcn.png: a predictive coding network in its free and its two nudged phases.
 
-    python -m experiments.figures.pcn
+python -m experiments.figures.pcn
 """
 
 from pathlib import Path

@@ -1,0 +1,112 @@
+"""Runs side by side: one picture of their validation errors, and a table in Markdown.
+
+python -m experiments.compare runs/ep runs/bp --out compared.png
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.config import Gradient
+from experiments.metrics import Line, evaluations, read_lines
+from experiments.plots import GREY, INK, dress
+from experiments.progress import duration
+from experiments.table import method
+
+COLOURS = ("#d1495b", "#30638e", "#edae49", "#3c887e", "#8d5b9e", "#6b7a88")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A work directory's configuration and evaluations."""
+
+    config: dict[str, Any]
+    lines: list[Line]
+
+    @property
+    def name(self) -> str:
+        """The estimator in a few words."""
+        return method(Gradient(**{key: self.config[key] for key in Gradient.__dataclass_fields__}))
+
+    @property
+    def data(self) -> str:
+        """The data and the size at which it was run."""
+        c = self.config
+        size = f"width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
+        return f"{c['data_name']}, {c['train_images']:,} images, {size}"
+
+
+def read(directory: Path) -> Run:
+    """Raises FileNotFoundError where a work directory has no evaluation."""
+    lines = evaluations(read_lines(directory / "metrics.jsonl"))
+    if not lines:
+        raise FileNotFoundError(f"{directory} holds no evaluation (metrics.jsonl)")
+    return Run(json.loads((directory / "config.json").read_text()), lines)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One row a run: errors after the last epoch, and the time that training took."""
+    rows = ["| | epochs | top-1 error | top-5 error | cost | time |", "|---|--:|--:|--:|--:|--:|"]
+    for run in runs:
+        last = run.lines[-1]
+        errors = f"{last['val_top1_error']:.2f}% | {last['val_top5_error']:.2f}% | {last['val_cost']:.3f}"
+        rows.append(f"| {run.name} | {last['epoch']:g} | {errors} | {duration(last['seconds'])} |")
+    return "\n".join(rows)
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """Validation top-1 error over epochs, and over the minutes that it took."""
+    figure = Figure(figsize=(9.6, 4.4), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, name, over in zip(
+        figure.subplots(1, 2, sharey=True), ("epoch", "minutes"), ("epoch", "seconds"), strict=True
+    ):
+        for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+            scale = 60 if over == "seconds" else 1
+            x, y = [line[over] / scale for line in run.lines], [line["val_top1_error"] for line in run.lines]
+            axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=run.name)
+        dress(axes)
+        axes.set_xlabel(name, color=INK)
+        axes.get_legend().remove()
+    figure.axes[0].set_ylabel("validation top-1 error (%)")
+    figure.suptitle(runs[0].data, x=0.01, ha="left", color=GREY, fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8, labelcolor=INK)
+    figure.savefig(path)
+
+
+def compare(
+    workdirs: tyro.conf.Positional[tuple[Path, ...]], out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
+) -> None:
+    """Draw runs in one picture and print their table.
+
+    Args:
+        workdirs: Work directories of finished runs.
+        out: Where the picture goes.
+    """
+    if not workdirs:
+        raise ValueError("workdirs must name at least one work directory, got none")
+    runs = [read(directory) for directory in workdirs]
+    draw(runs, out)
+    print(f"{runs[0].data}\n\n{table(runs)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    try:
+        tyro.cli(compare, args=argv, prog="python -m experiments.compare")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
