@@ -17,7 +17,7 @@ def method(options: Gradient) -> str:
     count = {"sweep": f"S = {options.sweeps}"}.get(options.traversal, f"K = {options.iterations}")
     return (
         f"EP {options.scheme}, {options.traversal} {options.update}, beta = {options.beta:g}, {count},"
-        f" {options.cost}, {options.precision}"
+        f" {options.errors} errors, {options.cost}, {options.precision}"
     )
 
 
