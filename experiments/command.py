@@ -31,7 +31,7 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
     console = Console()
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _Warnings()
             _train(*read(), console)
     except Stopped as stop:
         console.print(str(stop), highlight=False)
@@ -69,5 +69,13 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+class _Warnings:
+    """Shows each warning once, as one line on the standard error."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if str(message) not in self._seen:
+            self._seen.add(str(message))
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

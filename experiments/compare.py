@@ -1,4 +1,4 @@
-"""Runs side by side: one picture of their validation errors, and a table in Markdown.
+"""Runs side by side: one picture of their validation errors, their numbers as JSON, and a table in Markdown.
 
 python -m experiments.compare runs/ep runs/bp --out compared.png
 """
@@ -39,7 +39,8 @@ class Run:
     def data(self) -> str:
         """The data and the size at which it was run."""
         c = self.config
-        size = f"width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
+        pixels = c.get("image_size", 32)
+        size = f"{pixels}x{pixels}, width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
         return f"{c['data_name']}, {c['train_images']:,} images, {size}"
 
 
@@ -82,10 +83,23 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path)
 
 
+def store(runs: Sequence[Run], path: Path) -> None:
+    """What the picture shows, with every option that it depends on and no folder of this machine."""
+    kept = [
+        {
+            "name": run.name,
+            "config": {k: v for k, v in run.config.items() if k not in ("workdir", "data")},
+            "evaluations": run.lines,
+        }
+        for run in runs
+    ]
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
 def compare(
     workdirs: tyro.conf.Positional[tuple[Path, ...]], out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
 ) -> None:
-    """Draw runs in one picture and print their table.
+    """Draw runs in one picture, write their numbers beside it as JSON, and print their table.
 
     Args:
         workdirs: Work directories of finished runs.
@@ -95,6 +109,7 @@ def compare(
         raise ValueError("workdirs must name at least one work directory, got none")
     runs = [read(directory) for directory in workdirs]
     draw(runs, out)
+    store(runs, out.with_suffix(".json"))
     print(f"{runs[0].data}\n\n{table(runs)}")
 
 

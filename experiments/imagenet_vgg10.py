@@ -71,7 +71,8 @@ class VGG10Config(Config):
 PAPER = "paper"
 """Batch 256, beta 0.05, K = 10, learning rate 0.02 to 2e-6 in 50 epochs, weight decay 2e-4, gain 1.
 
-Even/odd traversal, errors recomputed as differences of states: what the paper's code and a physical system measure.
+Even/odd traversal, errors recomputed as differences of states: what the paper's code and a physical system
+measure.
 """
 
 SWEEP = "sweep"

@@ -27,8 +27,11 @@ def test_two_runs(tmp_path, capsys):
     picture = tmp_path / "compared.png"
     assert main([str(tmp_path / "ep"), str(tmp_path / "bp"), "--out", str(picture)]) == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    stored = json.loads(picture.with_suffix(".json").read_text())
+    assert [run["evaluations"][-1]["val_top1_error"] for run in stored] == [40.0, 44.0]
+    assert str(tmp_path) not in picture.with_suffix(".json").read_text()
     shown = capsys.readouterr().out
-    assert "toys, 1,000 images, width 1, batch 256, seed 0" in shown
+    assert "toys, 1,000 images, 224x224, width 1, batch 256, seed 0" in shown
     ep, bp = shown.splitlines()[-2:]
     assert ep.startswith("| EP centered, async mod_pgd")
     assert "| 2 | 40.00% | 20.00% | 1.000 | 2:00 |" in ep
