@@ -1,0 +1,53 @@
+"""The look of all pictures: white ground, few colours, the title says what is seen."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.rows import text
+
+INK, GREY, PALE = "#22303c", "#6b7a88", "#e6ebf0"
+RED, BLUE, GOLD, GREEN, VIOLET = "#d1495b", "#2f6690", "#edae49", "#4f9d69", "#7b6aa8"
+COLOURS = (BLUE, RED, GOLD, GREEN, VIOLET, GREY)
+
+
+def figure(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tuple[float, float] = (9.6, 4.4)) -> Any:
+    """A figure and its panels, [rows, columns], under a title and a line of what was measured."""
+    fig = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(fig)
+    axes = fig.subplots(*panels, squeeze=False)
+    fig.suptitle(f"{title}\n", x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    fig.text(0.01, 1 - 0.37 / size[1], subtitle, ha="left", va="top", color=GREY, fontsize=8)
+    return fig, axes
+
+
+def dress(axes: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
+    """Labels, a faint grid, no box, a legend without a frame."""
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    axes.set_ylabel(y, color=INK, fontsize=9)
+    axes.grid(True, which="major", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
+    axes.tick_params(colors=INK, labelsize=8)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7.5, labelcolor=INK)
+
+
+def ticks(axes: Axes, values: Iterable[float], labels: Sequence[str] | None = None) -> None:
+    """Ticks of the x axis at the values that were measured, written plainly."""
+    places = sorted(set(values))
+    axes.set_xticks(places, labels or [text(v) for v in places])
+    axes.minorticks_off()
+
+
+def save(fig: Figure, path: Path) -> None:
+    """A PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path)

@@ -1,0 +1,169 @@
+"""Oracles: closed forms for what is computed from measurements; a full count of the work; the quick runs themselves.
+
+Catches a loop that is counted once instead of as often as it runs, a comparison of gradients that averages a bad layer
+away, a target that is met by looking elsewhere, a benchmark that no longer runs, a page that loses a table.
+"""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import epjax
+from benchmarks import __main__ as command
+from benchmarks import gradients
+from benchmarks.fidelity import average, compare
+from benchmarks.measure import compile_program, paired_times, shapes, total_flops
+from benchmarks.methods import Method
+from benchmarks.rows import at_least, at_most, text
+from benchmarks.settings import at_initialisation
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The result of a quick run, measured once."""
+    folder, results = tmp_path_factory.mktemp("benchmarks"), {}
+
+    def run(name):
+        if name not in results:
+            path = folder / "results" / f"{name}.json"
+            assert command.main([name, "--quick", "--json", str(path)]) == 0
+            assert path.with_suffix(".png").stat().st_size > 10_000
+            results[name] = json.loads(path.read_text())
+        return results[name]["rows"]
+
+    run.folder = folder
+    return run
+
+
+@pytest.mark.parametrize("name", command.NAMES)
+def test_a_quick_run_says_all_that_a_row_must_say(name, quick):
+    rows = quick(name)
+    assert rows
+    for row in rows:
+        assert set(command.load(name).COLUMNS) | {"data", "precision", "repeats", "batch_size"} <= set(row)
+    content = json.loads((quick.folder / "results" / f"{name}.json").read_text())
+    assert content["quick"] is True
+    assert {"processor", "cores", "jax", "jaxlib", "date"} <= set(content["machine"])
+    assert content["data"]
+    assert content["dtype"]
+
+
+def test_cost_on_a_narrow_vgg10(quick):
+    rows = {row["name"]: row for row in quick("cost")}
+    assert 2.0 < rows["sweep1/centered"]["flops_over_backprop"] <= 2.4
+    assert 1.2 < rows["sweep1/random"]["flops_over_backprop"] <= 1.4
+    for row in rows.values():
+        assert row["seconds_over_backprop"] > 0.5
+        assert 0.5 < row["memory_over_backprop"] < 2.5
+
+
+def test_gradients_near_and_far(quick):
+    rows = {(row["name"], row["precision"], row["beta"]): row for row in quick("gradients")}
+    small = rows["sweep1/forward", "float32", 0.00005]
+    assert small["relative_error"] < 1e-3 < rows["sweep1/forward", "float32", 0.05]["relative_error"]
+    assert rows["sweep1/forward/recomputed", "float32", 0.00005]["relative_error"] > 10 * small["relative_error"]
+    assert len(small["layers"]) == small["layers_count"]
+
+
+def test_even_odd_is_exact_after_half_the_layers_only_with_carried_errors(quick):
+    exact = {(r["errors"], r["iterations"]): r for r in quick("gradients") if r["precision"] == "float64"}
+    assert exact["carried", 1]["relative_error"] > 0.1
+    assert exact["carried", 2]["relative_error"] < 1e-6
+    assert exact["recomputed", 2]["relative_error"] > 0.1
+    assert exact["recomputed", 4]["relative_error"] < 1e-6
+
+
+def test_depth_leaves_the_cost_of_a_sweep_alone(quick):
+    centered = [row["flops_over_backprop"] for row in quick("depth") if row["name"] == "sweep1/centered"]
+    assert max(centered) / min(centered) < 1.05
+    assert all(row["cosine"] > 0.999 for row in quick("depth"))
+
+
+def test_a_second_sweep_settles(quick):
+    rows = {row["iterations"]: row for row in quick("equilibration") if row["sign"] == "+"}
+    assert rows[2]["relative_residual"] < 0.01 * rows[1]["relative_residual"]
+    assert rows[2]["energy_difference"] < 0
+
+
+def test_precision_orders_the_errors(quick):
+    rows = [r for r in quick("precision") if r["errors"] == "carried" and r["beta"] == 0.0005]
+    error = {row["precision"]: row["relative_error"] for row in rows}
+    assert error["float32"] < error["tf32"] < error["bfloat16"] < 0.1
+
+
+def test_the_page_shows_every_result_there_is(quick, tmp_path, capsys):
+    for name in command.NAMES:
+        quick(name)
+    assert command.main(["all", "--from-results", "--out", str(quick.folder)]) == 0
+    page = (quick.folder / "RESULTS.md").read_text()
+    assert "quick run" in page
+    for name in command.NAMES:
+        assert f"## {name}" in page
+        assert f"results/{name}.png" in page
+    assert command.main(["all", "--from-results", "--out", str(tmp_path)]) == 1
+    assert "no results" in capsys.readouterr().err
+
+
+def test_an_unknown_name_lists_the_names(capsys):
+    assert command.main(["costs"]) == 2
+    message = capsys.readouterr().err
+    assert "'costs'" in message
+    assert all(name in message for name in (*command.NAMES, "all"))
+
+
+@pytest.mark.parametrize("method", [Method(iterations=4), Method("async", 6, scheme="random")])
+def test_a_loop_is_counted_as_often_as_it_runs(method):
+    """Against the same program with everything laid out; the loop's last iteration computes signals nobody takes."""
+    setting = at_initialisation("mlp", epjax.models.mlp([128, 128, 128, 10]), "mnist", 28, 4, "gain 1")
+    args = shapes(setting)
+    program = compile_program(method.build(setting.net), *args)
+    laid_out = method.build(setting.net, equilibration=method.equilibration(unroll=method.iterations))
+    ratio = total_flops(method, program, setting, args) / compile_program(laid_out, *args).flops
+    assert 0.97 < ratio < 1.12
+
+
+def test_compare_is_plain_geometry():
+    reference = ({"w": np.array([3.0, 0.0])}, {"w": np.array([[0.0, 4.0]])})
+    gradient = ({"w": np.array([3.0, 3.0])}, {"w": np.array([[0.0, 4.0]])})
+    found = compare(gradient, reference)
+    assert found["cosine"] == pytest.approx(25 / math.sqrt(34 * 25))
+    assert found["relative_error"] == pytest.approx(3 / 5)
+    assert found["norm_ratio"] == pytest.approx(math.sqrt(34) / 5)
+    assert (found["worst_layer"], found["worst_layer_cosine"]) == (1, pytest.approx(math.sqrt(0.5)))
+    assert found["layers"][1]["relative_error"] == 0
+
+
+def test_the_least_of_the_repeats_is_kept():
+    layer = [{"cosine": 1.0, "relative_error": 0.0, "norm_ratio": 1.0}]
+    one = {"cosine": 0.9, "relative_error": 0.2, "norm_ratio": 1.0, "worst_layer_cosine": 0.5, "worst_layer": 1}
+    other = {**one, "cosine": 0.7, "worst_layer_cosine": 0.3}
+    found = average([{**one, "layers": layer}, {**other, "layers": layer}])
+    assert found["cosine"] == pytest.approx(0.8)
+    assert (found["least_cosine"], found["least_worst_layer_cosine"], found["repeats"]) == (0.7, 0.3, 2)
+
+
+def test_targets_are_judged_by_the_least_and_only_on_the_promised_network():
+    row = {"network": "VGG10", "data": "imagenet_sample", "precision": "float32", "state": "gain 1"}
+    row |= {"name": "sweep1/centered", "beta": 0.0005, "cosine": 0.9999, "worst_layer_cosine": 0.9999}
+    row |= {"least_cosine": 0.9979, "least_worst_layer_cosine": 0.991, "relative_error": 0.1}
+    assert [target.met for target in gradients.targets([row])] == [False, True]
+    assert gradients.targets([{**row, "network": "VGG10 width 1/4"}]) == []
+    assert [at_most("", 2.0, 2.0).met, at_most("", 2.1, 2.0).met, at_least("", 0.9, 0.95).met] == [True, False, False]
+
+
+def test_pairs_take_turns():
+    """One that does twice the work takes about twice the time, whatever else runs."""
+    work = jax.jit(lambda x: x @ x)
+    x = jax.random.normal(jax.random.key(0), (256, 256))
+    times = paired_times(lambda: (work(x), work(x)), lambda: work(x), repeats=7, least_seconds=0.02)
+    assert 1.3 < times.cpu_ratio < 3.0
+    assert times.quartiles[0] <= times.ratio <= times.quartiles[1]
+
+
+def test_numbers_keep_what_matters():
+    assert [text(v) for v in (0.99973, 0.99999, 2.3258, 1e-9, 0.0, None, True, "x")] == [
+        *("0.99973", "0.9999900", "2.33", "1e-9", "0", "-", "yes", "x")
+    ]
