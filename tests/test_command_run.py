@@ -290,6 +290,15 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(folder, whole_run, tm
     assert_same_run(whole_run, tmp_path)
 
 
+def test_a_warning_is_shown_once(folder, tmp_path, capsys):
+    argv = small(folder, tmp_path, "--traversal", "async", "--iterations", "2", "--max-steps", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert vgg5.main(argv) == 0
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: iterations=2 is less")]
+    assert len(shown) == 1
+
+
 def test_a_directory_in_use_is_refused_with_who_uses_it(folder, whole_run, capsys):
     from experiments.workdir import own
 
