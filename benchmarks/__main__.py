@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks import machine, report
 from benchmarks.report import Benchmark
 
-NAMES = ("gradients", "cost", "depth", "equilibration", "precision")
+NAMES = ("gradients", "cost", "depth", "equilibration", "precision", "pipeline")
 HERE = Path(__file__).parent
 BUILD = Path("build") / "benchmarks"
 
@@ -25,7 +25,7 @@ class Options:
     """Measure what equilibrium propagation costs and how near it comes to backpropagation."""
 
     name: tyro.conf.Positional[str]
-    """One of gradients, cost, depth, equilibration, precision, or all."""
+    """One of gradients, cost, depth, equilibration, precision, pipeline, or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False

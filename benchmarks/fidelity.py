@@ -55,6 +55,7 @@ def average(comparisons: list[Row]) -> Row:
         "least_cosine": min(c["cosine"] for c in comparisons),
         "least_worst_layer_cosine": worst["worst_layer_cosine"],
         "worst_layer": worst["worst_layer"],
+        "relative_errors": [c["relative_error"] for c in comparisons],
         "repeats": len(comparisons),
         "layers": layers,
     }

@@ -46,9 +46,15 @@ def _memory() -> str:
 
 
 def _commit() -> str:
-    here = Path(__file__).parent
+    """The commit of the library and of these modules, with a plus where they were changed since."""
+    root = Path(__file__).parents[1]
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        out = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    except OSError:
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(
+            git("status", "--porcelain", "epjax", "benchmarks/*.py")
+        )
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return out.stdout.strip() or "unknown"

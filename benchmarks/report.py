@@ -68,10 +68,10 @@ def rich_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> RichT
 
 
 def split(columns: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The columns that have one value, with it, and the others."""
+    """The columns that have one value, with it, and the others; a column without any value is left out."""
     values = {name: {text(row.get(name)) for row in rows} for name in columns}
     same = {name: v.pop() for name, v in values.items() if len(v) == 1 and len(rows) > 1}
-    return same, tuple(name for name in columns if name not in same)
+    return {name: v for name, v in same.items() if v != "-"}, tuple(name for name in columns if name not in same)
 
 
 def rich_targets(found: Sequence[Target]) -> RichTable:
@@ -89,19 +89,24 @@ def page(modules: Sequence[Benchmark], results: dict[str, dict[str, Any]], folde
     lines = ["# Results", "", "Written by `python -m benchmarks all`; do not edit by hand.", ""]
     if any(content["quick"] for content in results.values()):
         lines += ["**A quick run: smaller networks and fewer repeats than the results that count.**", ""]
-    lines += _targets([Target(**t) for content in results.values() for t in content["targets"]])
+    lines += _targets({name: [Target(**t) for t in content["targets"]] for name, content in results.items()})
     for module in modules:
         if content := results.get(module.NAME):
             lines += _section(module, content, folder)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _targets(found: Sequence[Target]) -> list[str]:
-    if not found:
+def _targets(found: dict[str, list[Target]]) -> list[str]:
+    everything = [t for targets in found.values() for t in targets]
+    if not everything:
         return []
-    cells = [(t.name, t.required, t.measured, "yes" if t.met else "**no**", t.note) for t in found]
-    met = sum(t.met for t in found)
-    return [f"## Targets: {met} of {len(found)} met", "", *_markdown(("", "required", "measured", "met", ""), cells)]
+    lines = [f"## Targets: {sum(t.met for t in everything)} of {len(everything)} met", ""]
+    cells = [
+        (f"[{name}](#{name})", t.name, t.required, t.measured, "yes" if t.met else f"**no** {t.note}".strip())
+        for name, targets in found.items()
+        for t in targets
+    ]
+    return lines + _markdown(("", "target", "required", "measured", "met"), cells)
 
 
 def _section(module: Benchmark, content: dict[str, Any], folder: str) -> list[str]:
