@@ -110,3 +110,17 @@ def test_memory_does_not_hold_a_gradient_for_each_example(setting):
     weights = sum(v.nbytes for v in jax.tree.leaves(params[:-1]))
     for f in (epjax.value_and_grad(net, CE), epjax.backprop_value_and_grad(net, CE)):
         assert temporaries(f, 64) - temporaries(f, 32) < 8 * weights
+
+
+def test_phases_in_sequence_need_less_memory(setting):
+    """The second phase cannot start before the first is done, and pays a free phase for it."""
+    net, params, *_, forward, _ = setting
+    x, y = jax.ShapeDtypeStruct((64, *IMAGE), jnp.float32), jax.ShapeDtypeStruct((64,), jnp.int32)
+
+    def compiled(phases):
+        program = jax.jit(epjax.value_and_grad(net, CE, phases=phases)).lower(params, x, y, None).compile()
+        return program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["flops"]
+
+    (together, together_flops), (sequential, sequential_flops) = compiled("together"), compiled("sequential")
+    assert sequential < 0.75 * together
+    assert sequential_flops < together_flops + 1.1 * 64 / 4 * forward
