@@ -61,8 +61,8 @@ def value_and_grad(
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
     or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used by the random
     scheme only and may be None otherwise; keys [B] draw each example's sign from its own. `phases="sequential"` runs
-    the two phases of the centered scheme one after the other, in less memory and one more forward pass. Raises ValueError for an option outside
-    its set, and for beta that is zero, negative or not finite.
+    the two phases of the centered scheme one after the other, in less memory and with one more forward pass. Raises
+    ValueError for an option outside its set, and for beta that is zero, negative or not finite.
     """
     for name, value, allowed in (
         ("scheme", scheme, get_args(Scheme)),

@@ -123,4 +123,4 @@ def test_phases_in_sequence_need_less_memory(setting):
 
     (together, together_flops), (sequential, sequential_flops) = compiled("together"), compiled("sequential")
     assert sequential < 0.75 * together
-    assert sequential_flops < together_flops + 1.1 * 64 / 4 * forward
+    assert sequential_flops < together_flops + 1.2 * 64 / 4 * forward
