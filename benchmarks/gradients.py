@@ -85,16 +85,16 @@ def run(quick: bool) -> list[Row]:
 def _measure(case: Case) -> Iterator[Row]:
     settings = [make() for make in case.settings]
     references = {m.precision: _references(settings, m) for m in {m.precision: m for m in case.methods}.values()}
-    found: dict[tuple[Method, float], list[Row]] = {}
     for method in case.methods:
         ep = estimator(method, settings[0])
-        for seed, (s, reference) in enumerate(zip(settings, references[method.precision], strict=True)):
-            for beta in case.betas:
-                gradient = ep(jnp.float32(beta), s.params, s.x, s.y, jax.random.key(seed))
-                found.setdefault((method, beta), []).append(compare(gradient, reference))
+        repeats = list(enumerate(zip(settings, references[method.precision], strict=True)))
+        for beta in case.betas:
+            found = [
+                compare(ep(jnp.float32(beta), s.params, s.x, s.y, jax.random.key(seed)), reference)
+                for seed, (s, reference) in repeats
+            ]
+            yield {**settings[0].row(), **method.row(), "beta": beta, **average(found)}
         jax.clear_caches()
-    for (method, beta), comparisons in found.items():
-        yield {**settings[0].row(), **method.row(), "beta": beta, **average(comparisons)}
 
 
 def _references(settings: Sequence[Setting], method: Method) -> list[Params]:
