@@ -11,12 +11,13 @@ good as zero, shows how many iterations even/odd needs to be exact: L / 2 with c
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from math import sqrt
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from matplotlib.axes import Axes
 
@@ -25,7 +26,7 @@ from benchmarks.draw import BLUE, GOLD, GREEN, GREY, RED, VIOLET, dress, figure,
 from benchmarks.fidelity import average, compare
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
-from benchmarks.rows import Row, Table, Target, at_least, find, only
+from benchmarks.rows import Row, Table, Target, at_least, find, only, text
 from benchmarks.settings import Setting, after_training, at_initialisation
 from epjax.network import Params
 
@@ -157,7 +158,8 @@ MLP = [512, 512, 512, 10]
 def _cases() -> Iterator[Case]:
     for gain, state in ((1.0, GAIN_1), (sqrt(6), GAIN_HE)):
         yield Case([_vgg10(gain, state, seed) for seed in range(3)], SWEEP)
-        yield Case([_vgg10(gain, state, 0)], ASYNC, BETAS[:3])
+        yield Case([_vgg10(gain, state, seed) for seed in range(3)], ASYNC[:1], BETAS[:3])
+        yield Case([_vgg10(gain, state, 0)], ASYNC[1:], BETAS[:3])
     yield Case([_vgg5(1.0, seed) for seed in range(3)], (*MAIN, *SWEEPS, *PRECISIONS))
     yield Case([lambda seed=seed: _mlp("MLP", MLP, seed, 32) for seed in range(3)], (*MAIN, *SWEEPS, *PRECISIONS))  # type: ignore[misc]
     yield Case([_trained_vgg10], (*MAIN, *SWEEPS))
@@ -208,15 +210,19 @@ def targets(rows: list[Row]) -> list[Target]:
 
 
 def _sweep_beside_async(rows: list[Row]) -> list[Target]:
+    """By the mean relative error over the draws that both have; even/odd also with the errors that the paper takes."""
     found = []
-    for state in (GAIN_1, GAIN_HE):
-        for beta in BETAS[:3]:
-            sweep = only(rows, state=state, name="sweep1/centered", beta=beta)
-            iterations = only(rows, state=state, name="async10/centered", beta=beta)
-            if sweep and iterations:
-                mine, other = sweep["relative_errors"][0], iterations["relative_errors"][0]  # the same draw
-                title = f"relative error of sweep1 <= that of async10, centered, {state}, beta {beta:g}"
-                found.append(Target(title, f"<= {other:.4g}", f"{mine:.4g}", mine <= other))
+    for state, beta, errors in product((GAIN_1, GAIN_HE), BETAS[:3], ("carried", "recomputed")):
+        sweep = only(rows, state=state, name="sweep1/centered", beta=beta)
+        ten = only(rows, state=state, traversal="async", scheme="centered", errors=errors, beta=beta)
+        if sweep and ten:
+            n = min(len(sweep["relative_errors"]), len(ten["relative_errors"]))
+            mine, other = (float(np.mean(row["relative_errors"][:n])) for row in (sweep, ten))
+            title = f"relative error of sweep1 <= that of async10 with {errors} errors, {state}, beta {beta:g}"
+            layer = (
+                f"worst layer's cosine {text(sweep['worst_layer_cosine'])}, async10 {text(ten['worst_layer_cosine'])}"
+            )
+            found.append(Target(title, f"<= {other:.5f}", f"{mine:.5f}", mine <= other, layer))
     return found
 
 
