@@ -64,11 +64,12 @@ def _one(module: Benchmark, quick: bool, path: Path | None, console: Console) ->
     on, start = machine.describe(), time.perf_counter()
     rows = module.run(quick)
     content = report.result(module, rows, quick, on, time.perf_counter() - start)
+    if path:
+        report.write_json(content, path)
     console.print(report.rich_table(module.NAME, module.COLUMNS, rows))
     if found := report.targets(module, rows):
         console.print(report.rich_targets(found))
     if path:
-        report.write_json(content, path)
         module.draw(rows, path.with_suffix(".png"))
         console.print(f"in {path} and {path.with_suffix('.png').name}", highlight=False)
 

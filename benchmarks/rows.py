@@ -57,7 +57,7 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not isinstance(value, float):
+    if not isinstance(value, float) or not math.isfinite(value):
         return str(value)
     if abs(1 - value) < 0.01:
         return f"{value:.{1 - math.floor(math.log10(abs(1 - value)))}f}" if abs(1 - value) > 1e-9 else "1"

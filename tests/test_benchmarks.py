@@ -164,6 +164,6 @@ def test_pairs_take_turns():
 
 
 def test_numbers_keep_what_matters():
-    assert [text(v) for v in (0.99973, 0.99999, 2.3258, 1e-9, 0.0, None, True, "x")] == [
-        *("0.99973", "0.9999900", "2.33", "1e-9", "0", "-", "yes", "x")
+    assert [text(v) for v in (0.99973, 0.99999, 2.3258, 1e-9, 0.0, math.nan, None, True, "x")] == [
+        *("0.99973", "0.9999900", "2.33", "1e-9", "0", "nan", "-", "yes", "x")
     ]
