@@ -2,9 +2,14 @@
 
 One network in float64 (see the rows), both signs of beta, PGD and mod-PGD, each for a number of iterations of its own.
 F - F(0) is the mean over examples, from recomputed errors. The residual is that of the layer updates,
-r_k = h_k - update_k(h) with all layers at h: its largest entry, absolute, and the worst layer's ||r_k|| / ||eps_k||,
-both of the worst example. The projected gradient h_k - proj(h_k - dF/dh_k) is the same for PGD. For mod-PGD it is
-not: where a_k < 0 < T_k mod-PGD holds a unit at ReLU(a_k + T_k), whose dF/dh_k is not zero.
+r_k = h_k - update_k(h) with all layers at h: its largest entry, and the worst layer's ||r_k|| / ||eps_k||, of the worst
+example unless it says median. `settled` is the share of examples whose residual has no entry above 1e-9. The projected
+gradient h_k - proj(h_k - dF/dh_k) is the same for PGD. For mod-PGD it is not: where a_k < 0 < T_k mod-PGD holds a unit
+at ReLU(a_k + T_k), whose dF/dh_k is not zero.
+
+Away from kinks both ways settle: sweeps after two or three, even/odd after L iterations. An example with a unit on a
+kink goes on between two states: its gate or its place in a max-pool window differs in the two, or it is held at zero,
+where its error is -a_k instead of T_k and a full step overshoots. Each state is then off by what that unit passes down.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 import epjax
 from benchmarks.draw import BLUE, RED, dress, figure, save
 from benchmarks.methods import Method
 from benchmarks.progress import told
-from benchmarks.rows import Row, Table, Target, at_most, find, only
+from benchmarks.rows import Row, Table, Target, at_most, find, text
 from benchmarks.settings import Setting, at_initialisation
 from epjax.energy import projected_gradient
 from epjax.equilibrium import Problem, equilibrate, free_phase, linearise, new_error, relative, sum_signals
@@ -39,13 +45,17 @@ COLUMNS = (
     "sign",
     "energy_difference",
     "residual",
+    "median_residual",
     "relative_residual",
+    "median_relative_residual",
+    "settled",
     "projected_gradient",
 )
 
 ITERATIONS = {"async": (*range(1, 13), 14, 16, 20), "sweep": tuple(range(1, 9))}
 GAINS = (("gain 1", 1.0), ("gain 2", 2.0), ("gain sqrt(6)", sqrt(6)))
 BETAS = (0.05, 0.001)
+EXAMPLES, SETTLED = 16, 1e-9
 
 Measured = dict[str, Array]
 
@@ -71,7 +81,7 @@ def _setting(state: str, gain: float, quick: bool) -> Setting:
     if quick:
         return at_initialisation("MLP", epjax.models.mlp([32, 32, 10], gain=gain), "mnist", 28, 2, state)
     net = epjax.models.vgg10(20, width=1 / 8, dense=256, gain=gain)
-    return at_initialisation("VGG10 width 1/8, dense 256", net, "tiny_imagenet", 64, 4, state)
+    return at_initialisation("VGG10 width 1/8, dense 256", net, "tiny_imagenet", 64, EXAMPLES, state)
 
 
 def _measure(method: Method, settings: list[Setting], betas: tuple[float, ...]) -> Iterator[Row]:
@@ -83,9 +93,22 @@ def _measure(method: Method, settings: list[Setting], betas: tuple[float, ...]) 
             found = solve(params, x, s.y, jnp.array([beta, -beta]))
             for p, sign in enumerate("+-"):
                 row = {**s.row(), **method.row(), "precision": "float64", "beta": beta, "sign": sign, "repeats": 1}
-                energy = float(np.mean(found["energy_difference"][:, p]))
-                worst = {n: float(np.max(v[:, p])) for n, v in found.items() if n != "energy_difference"}
-                yield {**row, "energy_difference": energy, **worst}
+                yield {**row, **_summary({name: np.asarray(v[:, p]) for name, v in found.items()})}
+
+
+def _summary(found: dict[str, np.ndarray]) -> Row:
+    """Over the examples."""
+    residual, relative_residual = found["residual"], found["relative_residual"]
+    return {
+        "energy_difference": float(np.mean(found["energy_difference"])),
+        "residual": float(np.max(residual)),
+        "median_residual": float(np.median(residual)),
+        "relative_residual": float(np.max(relative_residual)),
+        "median_relative_residual": float(np.median(relative_residual)),
+        "settled": float(np.mean(residual <= SETTLED)),
+        "projected_gradient": float(np.max(found["projected_gradient"])),
+        "residuals": [float(f"{v:.3g}") for v in residual],
+    }
 
 
 def _batch(setting: Setting, method: Method, params: Params, x: Array, y: Array, betas: Array) -> Measured:
@@ -137,22 +160,15 @@ def _float64(tree: tuple[Params, Array]) -> tuple[Params, Array]:
 
 def targets(rows: list[Row]) -> list[Target]:
     """Issue 3: a narrow VGG10 in float64, beta = 0.001, gain 2: residual <= 1e-9 within 4 sweeps."""
+    rows = find(rows, network="VGG10 width 1/8, dense 256", state="gain 2", beta=0.001, traversal="sweep", iterations=4)
     found = []
-    for sign in "+-":
-        row = only(
-            rows,
-            network="VGG10 width 1/8, dense 256",
-            state="gain 2",
-            beta=0.001,
-            update="mod_pgd",
-            traversal="sweep",
-            iterations=4,
-            sign=sign,
+    for row in find(rows, update="mod_pgd"):
+        title = f"float64, gain 2, beta {row['sign']}0.001, 4 sweeps: largest entry of the residual"
+        least, settled = min(row["residuals"]), round(row["settled"] * row["batch_size"])
+        note = (
+            f"{settled} of {row['batch_size']} examples settle, the best at {text(least)}; others have a unit on a kink"
         )
-        if row:
-            title = f"float64, gain 2, beta {sign}0.001, 4 sweeps:"
-            found.append(at_most(f"{title} residual, largest entry", row["residual"], 1e-9))
-            found.append(at_most(f"{title} residual, worst layer's ||r|| / ||eps||", row["relative_residual"], 1e-9))
+        found.append(at_most(f"{title}, every example", row["residual"], SETTLED, note))
     return found
 
 
@@ -167,36 +183,48 @@ def tables(rows: list[Row]) -> list[Table]:
 
 
 STYLES = (("mod_pgd", "+", "-"), ("mod_pgd", "-", "--"), ("pgd", "+", ":"), ("pgd", "-", "-."))
+SHOWN = (("gain 1", 0.05), ("gain 2", 0.05), ("gain sqrt(6)", 0.05), ("gain 2", 0.001))
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Above: F - F(0) over |beta|; below: the residual; a column for every gain and beta."""
-    cases = list(dict.fromkeys((row["state"], row["beta"]) for row in rows))
-    cases.sort(key=lambda case: (-case[1], [state for state, _ in GAINS].index(case[0])))
-    cases = cases[:3] + [case for case in cases[3:] if case[0] == "gain 2"]
+    """Above: (F - F(0)) / |beta|, mean; below: the residual of every example."""
+    cases = [case for case in SHOWN if find(rows, state=case[0], beta=case[1])]
     first = rows[0]
     fig, axes = figure(
         "Settling into the nudged equilibrium",
-        f"{first['network']} at {first['image_size']}x{first['image_size']}, {first['data']}, batch "
-        f"{first['batch_size']}, float64; red: even/odd iterations, blue: sweeps",
+        f"{first['network']} at {first['image_size']}x{first['image_size']}, {first['batch_size']} images of "
+        f"{first['data']}, float64. Above: energy, mean. Below: mod-PGD, +beta, a line for each image; those that stay "
+        "up have a unit on a kink",
         (2, len(cases)),
         (max(9.6, 4.0 * len(cases)), 7.2),
     )
     for (state, beta), (energy, residual) in zip(cases, axes.T, strict=True):
-        for traversal, colour in (("async", RED), ("sweep", BLUE)):
+        for traversal, colour, label in (("async", RED, "even/odd"), ("sweep", BLUE, "sweeps")):
+            lines = find(rows, state=state, beta=beta, traversal=traversal)
             for update, sign, style in STYLES:
-                line = find(rows, state=state, beta=beta, traversal=traversal, update=update, sign=sign)
-                if line:
-                    x = [row["iterations"] for row in line]
-                    marker = {"color": colour, "linestyle": style, "linewidth": 1.2}
-                    label = (
-                        f"{'even/odd' if traversal == 'async' else 'sweeps'}, {update.replace('_', '-')}, {sign}beta"
-                    )
-                    energy.plot([0, *x], [0, *(row["energy_difference"] / beta for row in line)], **marker)
-                    residual.plot(x, [row["relative_residual"] for row in line], **marker, label=label)
-        residual.set_yscale("log")
+                _draw_energy(
+                    energy, find(lines, update=update, sign=sign), f"{label}, {update}, {sign}beta", colour, style
+                )
+            _draw_residuals(residual, find(lines, update="mod_pgd", sign="+"), label, colour)
         for ax in (energy, residual):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        dress(energy, f"{state}, beta {beta:g}", "iterations or sweeps", "(F - F(0)) / |beta|")
-        dress(residual, "", "iterations or sweeps", "worst layer ||r|| / ||eps||", legend=residual is axes[1, 0])
+        residual.set_yscale("log")
+        dress(energy, f"{state}, beta {beta:g}", "iterations or sweeps", "(F - F(0)) / |beta|", energy is axes[0, 0])
+        dress(residual, "", "iterations or sweeps", "largest entry of h - update(h)", residual is axes[1, 0])
     save(fig, path)
+
+
+def _draw_energy(ax: Axes, rows: list[Row], label: str, colour: str, style: str) -> None:
+    if rows:
+        values = [
+            np.nan if row["energy_difference"] is None else row["energy_difference"] / row["beta"] for row in rows
+        ]
+        x = [0, *(row["iterations"] for row in rows)]
+        ax.plot(x, [0, *values], color=colour, linestyle=style, linewidth=1.2, label=label.replace("_", "-"))
+
+
+def _draw_residuals(ax: Axes, rows: list[Row], label: str, colour: str) -> None:
+    for i in range(rows[0]["batch_size"] if rows else 0):
+        values = [row["residuals"][i] for row in rows]
+        x = [row["iterations"] for row in rows]
+        ax.plot(x, values, color=colour, linewidth=0.8, alpha=0.7, label=None if i else label)
