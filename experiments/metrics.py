@@ -8,11 +8,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from experiments.tensorboard import EventLog
+
 Line = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends lines to a file; `lines` holds them all, from before a resume too.
+    """Appends lines to a file, and to a TensorBoard folder beside it; `lines` holds them all, from before a resume too.
 
     What stands in the file after `from_step` belongs to steps that will be done again, and is removed.
     """
@@ -21,11 +23,13 @@ class MetricsLog:
         self.path = path
         self.lines = [line for line in read_lines(path) if line["step"] <= from_step]
         self._file: FileIO | None = None
+        self._events: EventLog | None = None
         if write:
             partial = path.with_suffix(".partial")
             partial.write_text("".join(_encode(line) for line in self.lines))
             partial.replace(path)
             self._file = path.open("ab", buffering=0)  # a buffer would be lost, or written twice, after a failure
+            self._events = EventLog(path.parent / "tensorboard", self.lines)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line and hand it to the operating system. Raises OSError where there is no room for it."""
@@ -38,6 +42,8 @@ class MetricsLog:
                 raise OSError(f"could not write to {self.path}: {error.strerror}") from error
             if written != len(text):
                 raise OSError(f"could not write to {self.path}: only {written} of {len(text)} bytes had room")
+        if self._events is not None:
+            self._events.write(line)
 
     def sync(self) -> None:
         """Bring all lines to the disk: done before a checkpoint, whose steps must not lack a line."""
@@ -45,9 +51,11 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         if self._file is not None:
             self._file.close()
+        if self._events is not None:
+            self._events.close()
 
     def is_evaluated(self, step: int) -> bool:
         """Whether there is an evaluation of this step."""

@@ -7,6 +7,7 @@ percent taken for shares, a NaN that makes the file unreadable, a picture that i
 import io
 import json
 import resource
+import struct
 
 import numpy as np
 import pytest
@@ -51,6 +52,42 @@ def test_lines_after_the_restored_step_are_removed_and_cut_lines_ignored(tmp_pat
     assert not again.is_evaluated(5)
     assert len(evaluations(again.lines)) == 3
     assert len(training(again.lines)) == 6
+
+
+def events(directory):
+    """{tag: [(step, value), ...]} and the wall times of the one event file, read by the TFRecord format."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = directory.iterdir()
+    data, found, times = file.read_bytes(), {}, []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+        if event.summary.value:
+            times.append(event.wall_time)
+    return found, times
+
+
+def test_tensorboard_shows_each_line_once_over_a_resume(tmp_path):
+    timed = [{**line, "seconds": 10.0 * line["step"]} for line in lines(6)]
+    first = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for line in timed:
+        first.write(line)
+    first.close()
+    again = MetricsLog(tmp_path / "metrics.jsonl", 4)
+    for line in timed:
+        if line["step"] > 4:
+            again.write(line | {"learning_rate": float("nan"), "waiting": None})
+    again.close()
+    found, times = events(tmp_path / "tensorboard")
+    assert found.keys() == {"train/cost", "train/top1_error"} | {
+        f"val/{name}" for name in ("top1_error", "top5_error", "cost", "images")
+    }
+    assert found["train/cost"] == [(step, pytest.approx(3.0 / step)) for step in range(1, 7)]
+    assert found["val/top1_error"] == [(step, pytest.approx(80.0 / step)) for step in (2, 4, 6)]
+    assert times[-1] - times[0] == pytest.approx(50.0)
 
 
 def test_what_is_not_a_number_is_null(tmp_path):
