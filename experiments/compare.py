@@ -6,57 +6,31 @@ python -m experiments.compare runs/ep runs/bp --out compared.png
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.config import Gradient
-from experiments.metrics import Line, evaluations, read_lines
-from experiments.plots import GREY, INK, dress
+from experiments.plots import GREY, INK, colours, curve, dress
 from experiments.progress import duration
-from experiments.table import method
-
-COLOURS = ("#d1495b", "#30638e", "#edae49", "#3c887e", "#8d5b9e", "#6b7a88")
+from experiments.runs import Run, read
 
 
-@dataclass(frozen=True)
-class Run:
-    """A work directory's configuration and evaluations."""
-
-    config: dict[str, Any]
-    lines: list[Line]
-
-    @property
-    def name(self) -> str:
-        """The estimator in a few words."""
-        return method(Gradient(**{key: self.config[key] for key in Gradient.__dataclass_fields__}))
-
-    @property
-    def data(self) -> str:
-        """The data and the size at which it was run."""
-        c = self.config
-        pixels = c.get("image_size", 32)
-        size = f"{pixels}x{pixels}, width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
-        return f"{c['data_name']}, {c['train_images']:,} images, {size}"
-
-
-def read(directory: Path) -> Run:
-    """Raises FileNotFoundError where a work directory has no evaluation."""
-    lines = evaluations(read_lines(directory / "metrics.jsonl"))
-    if not lines:
+def evaluated(directory: Path) -> Run:
+    """The run in a work directory. Raises FileNotFoundError where it has no evaluation."""
+    run = read(directory)
+    if not run.evaluations:
         raise FileNotFoundError(f"{directory} holds no evaluation (metrics.jsonl)")
-    return Run(json.loads((directory / "config.json").read_text()), lines)
+    return run
 
 
 def table(runs: Sequence[Run]) -> str:
     """One row a run: errors after the last epoch, and the time that training took."""
     rows = ["| | epochs | top-1 error | top-5 error | cost | time |", "|---|--:|--:|--:|--:|--:|"]
     for run in runs:
-        last = run.lines[-1]
+        last = run.evaluations[-1]
         errors = f"{last['val_top1_error']:.2f}% | {last['val_top5_error']:.2f}% | {last['val_cost']:.3f}"
         rows.append(f"| {run.name} | {last['epoch']:g} | {errors} | {duration(last['seconds'])} |")
     return "\n".join(rows)
@@ -69,10 +43,8 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for axes, name, over in zip(
         figure.subplots(1, 2, sharey=True), ("epoch", "minutes"), ("epoch", "seconds"), strict=True
     ):
-        for run, colour in zip(runs, COLOURS * len(runs), strict=False):
-            scale = 60 if over == "seconds" else 1
-            x, y = [line[over] / scale for line in run.lines], [line["val_top1_error"] for line in run.lines]
-            axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=run.name)
+        for run, colour in zip(runs, colours(len(runs)), strict=True):
+            curve(axes, run.evaluations, over, "val_top1_error", colour, label=run.name)
         dress(axes)
         axes.set_xlabel(name, color=INK)
         axes.get_legend().remove()
@@ -89,7 +61,7 @@ def store(runs: Sequence[Run], path: Path) -> None:
         {
             "name": run.name,
             "config": {k: v for k, v in run.config.items() if k not in ("workdir", "data")},
-            "evaluations": run.lines,
+            "evaluations": run.evaluations,
         }
         for run in runs
     ]
@@ -107,7 +79,7 @@ def compare(
     """
     if not workdirs:
         raise ValueError("workdirs must name at least one work directory, got none")
-    runs = [read(directory) for directory in workdirs]
+    runs = [evaluated(directory) for directory in workdirs]
     draw(runs, out)
     store(runs, out.with_suffix(".json"))
     print(f"{runs[0].data}\n\n{table(runs)}")

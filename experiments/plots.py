@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.metrics import Line, evaluations, training
 
+COLOURS = ("#d1495b", "#30638e", "#edae49", "#3c887e", "#8d5b9e", "#6b7a88")
 INK, GREY, TRAIN, VAL, VAL5 = "#22303c", "#6b7a88", "#9db4c8", "#d1495b", "#edae49"
 
 
@@ -19,13 +21,13 @@ def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str 
     figure = Figure(figsize=(9.6, 4.2), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     error, cost = figure.subplots(1, 2)
-    _curve(error, train, "top1_error", "training top-1", TRAIN)
-    _curve(error, val, "val_top5_error", "validation top-5", VAL5, marker="o")
-    _curve(error, val, "val_top1_error", "validation top-1", VAL, marker="o")
+    curve(error, train, "epoch", "top1_error", TRAIN, label="training top-1")
+    curve(error, val, "epoch", "val_top5_error", VAL5, label="validation top-5")
+    curve(error, val, "epoch", "val_top1_error", VAL, label="validation top-1")
     error.set(ylabel="error (%)", ylim=(0, None))
     _mark_best(error, val)
-    _curve(cost, train, "cost", "training", TRAIN)
-    _curve(cost, val, "val_cost", "validation", VAL, marker="o")
+    curve(cost, train, "epoch", "cost", TRAIN, label="training")
+    curve(cost, val, "epoch", "val_cost", VAL, label="validation")
     cost.set(ylabel="cost", ylim=(0, None))
     for axes in (error, cost):
         dress(axes)
@@ -34,11 +36,18 @@ def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str 
     figure.savefig(path)
 
 
-def _curve(axes: Axes, lines: Sequence[Line], name: str, label: str, colour: str, marker: str = "") -> None:
-    points = [(line["epoch"], line[name]) for line in lines if line[name] is not None]
+def curve(axes: Axes, lines: Sequence[Line], x: str, y: str, colour: str, **how: Any) -> None:
+    """One quantity over `epoch`, or over the minutes that `seconds` makes; an evaluation is a point as well."""
+    minutes = 60.0 if x == "seconds" else 1.0
+    points = [(line[x] / minutes, line[y]) for line in lines if line.get(y) is not None]
     if points:
-        width = 1.8 if marker else 1.2
-        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, linewidth=width, markersize=3.5)
+        look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if y.startswith("val_") else {"linewidth": 1.2}
+        axes.plot(*zip(*points, strict=True), color=colour, **look, **how)
+
+
+def colours(count: int) -> tuple[str, ...]:
+    """A colour for each of `count` runs."""
+    return (COLOURS * -(-count // len(COLOURS)))[:count]
 
 
 def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
@@ -70,4 +79,5 @@ def dress(axes: Axes) -> None:
     axes.spines[["left", "bottom"]].set_color("#b8c4ce")
     axes.tick_params(colors=INK, labelsize=8)
     axes.yaxis.label.set_color(INK)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

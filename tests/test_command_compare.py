@@ -1,10 +1,13 @@
-"""Oracle: two finished runs written by hand. The comparison names them, orders their numbers, and draws them.
+"""Oracle: runs written by hand. Comparison and report name them, order their numbers, and draw them.
 
-Catches a run whose numbers stand in another's row, a picture that is not written, a folder that is no run.
+Catches a run whose numbers stand in another's row, a picture that is not written, a folder that is no run, a page that
+needs the network, a run that has not got far and stops the report of the others.
 """
 
 import json
+from html.parser import HTMLParser
 
+from experiments import report
 from experiments.compare import main
 from experiments.config import Run, flat
 from experiments.imagenet_vgg10 import VGG10Config
@@ -40,6 +43,85 @@ def test_two_runs(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_run(tmp_path, capsys):
-    assert main([str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
-    assert "holds no evaluation" in capsys.readouterr().err
+    write(tmp_path / "young", 40.0)
+    (tmp_path / "young" / "metrics.jsonl").unlink()
+    for folder, message in ((tmp_path, "is not the work directory of a run"), (tmp_path / "young", "no evaluation")):
+        assert main([str(folder), "--out", str(tmp_path / "x.png")]) == 1
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+class Page(HTMLParser):
+    """The rows of all tables, the number of pictures, and every reference to something outside of the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.rows, self.pictures, self.references = [], [], 0, []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+        if tag == "br":
+            self.rows[-1][-1] += " "
+        self.pictures += tag == "svg"
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_the_report_holds_every_run_and_needs_nothing_else(tmp_path, capsys):
+    write(tmp_path / "ep", 40.0, data="<b>here</b>")
+    write(tmp_path / "bp", 94.0, algorithm="bp")
+    (tmp_path / "ep" / "machine.json").write_text('{"processor": "an abacus"}')
+    write(tmp_path / "young", 0.0, seed=1)
+    first = {"step": 1, "epoch": 0.1, "cost": 2.0, "images_per_second": 50.0, "waiting": 0.25, "seconds": 6.0}
+    (tmp_path / "young" / "metrics.jsonl").write_text(json.dumps(first) + '\n{"step": 2, "epo')
+    out = tmp_path / "report.html"
+    assert report.main([*(str(tmp_path / name) for name in ("ep", "bp", "young")), "--out", str(out)]) == 0
+    text = out.read_text()
+    page = Page(text)
+    rows = {row[0].split()[0]: row[1:] for row in page.rows if row[0].strip()}
+    assert rows["ep"][:7] == ["2 of 50", "40.00%", "2", "40.00%", "20.00%", "1.0000", "2:00"]
+    assert rows["bp"][:4] == ["2 of 50", "90.00%", "1", "94.00%"]
+    assert rows["young"] == ["0.1 of 50", *"–––––", "0:06", "50", "25%"]
+    assert "Not evaluated yet: young." in text
+    assert rows["algorithm"] == ["ep", "bp", "ep"]
+    assert rows["seed"] == ["0", "0", "1"]
+    assert rows["data"][0] == "<b>here</b>"
+    assert rows["processor"] == ["an abacus", "–", "–"]
+    assert rows["epochs"] == ["50"]
+    assert page.pictures == 7
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_a_report_of_what_is_no_run_is_one_sentence(tmp_path, capsys):
+    out = tmp_path / "report.html"
+    write(tmp_path / "cut", 40.0)
+    (tmp_path / "cut" / "config.json").write_text('{"epochs": 5')
+    wrong = {
+        (): "at least one work directory",
+        (str(tmp_path),): "is not the work directory of a run: it holds no config.json",
+        (str(tmp_path / "cut"),): "config.json cannot be read",
+    }
+    for folders, message in wrong.items():
+        assert report.main([*folders, "--out", str(out)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not out.exists()

@@ -1,0 +1,81 @@
+"""Finished and unfinished runs, read from their work directories."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Gradient
+from experiments.metrics import Line, evaluations, read_lines, training
+from experiments.table import method
+
+
+@dataclass(frozen=True)
+class Run:
+    """A work directory's configuration, all lines of its metrics.jsonl, and what it ran on, where that is known."""
+
+    directory: Path
+    config: dict[str, Any]
+    lines: list[Line]
+    machine: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The estimator in a few words."""
+        known = Gradient.__dataclass_fields__.keys() & self.config.keys()
+        return method(Gradient(**{option: self.config[option] for option in known}))
+
+    @property
+    def data(self) -> str:
+        """The data and the size at which it was run."""
+        c = self.config
+        pixels = c.get("image_size", 32)
+        size = f"{pixels}x{pixels}, width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
+        return f"{c['data_name']}, {c['train_images']:,} images, {size}"
+
+    @property
+    def training(self) -> list[Line]:
+        """The lines that training wrote."""
+        return training(self.lines)
+
+    @property
+    def evaluations(self) -> list[Line]:
+        """The lines that evaluations wrote."""
+        return evaluations(self.lines)
+
+    @property
+    def best(self) -> Line | None:
+        """The evaluation with the smallest top-1 error, the first of equals."""
+        return min(self.evaluations, key=lambda line: line["val_top1_error"], default=None)
+
+
+def read(directory: Path) -> Run:
+    """The run in a work directory, whatever it has got to.
+
+    Raises FileNotFoundError where there is none, ValueError where its configuration cannot be read.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} is not the work directory of a run: it holds no config.json")
+    machine = directory / "machine.json"
+    return Run(
+        directory,
+        _options(path),
+        read_lines(directory / "metrics.jsonl"),
+        _options(machine) if machine.is_file() else {},
+    )
+
+
+def _options(path: Path) -> dict[str, Any]:
+    try:
+        return {**json.loads(path.read_text())}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """The options in which the runs differ, with each run's value; None where a run has no such option."""
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    values = {name: [run.config.get(name) for run in runs] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
