@@ -142,7 +142,7 @@ class Checkpoints:
 
     def _put_aside_unreadable_notes(self) -> None:
         """Before the folder is opened, because opening reads the notes of every step."""
-        steps = sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        steps = saved_steps(self.directory)
         damaged: dict[int, Exception] = {}
         for step in steps:
             try:
@@ -181,6 +181,32 @@ class Checkpoints:
             raise OSError(
                 f"could not write the checkpoint of step {self._saving} to {self.directory}: {_line(error)}"
             ) from error
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps that have a checkpoint in `directory`, ascending, without opening it as a run does."""
+    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def read_params(directory: Path, step: int, like: State) -> State:
+    """The parameters alone of the `TrainState` that was saved after `step`, placed as `like` says (see `describe`).
+
+    Nothing is written, so that a run which goes on in `directory` is not disturbed. Raises OSError where the checkpoint
+    is not there, has other shapes or is damaged.
+    """
+    path = Path(directory).absolute() / str(step)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    try:
+        with _quiet(), context:
+            digest = _note(path)["digest"]
+            params = ocp.load(path, {"params": like})["params"]
+    except Exception as error:
+        raise OSError(f"the checkpoint {path} cannot be read: {_line(error)}") from error
+    found = _digest(params)  # the parameters are the first leaves of a TrainState
+    if found != digest[: len(found)]:
+        raise OSError(f"the arrays of the checkpoint {path} are not those that were saved")
+    return params
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

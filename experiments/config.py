@@ -160,6 +160,16 @@ def flat(config: Config) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
+def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
+    """The configuration of which `flat` gave `options`; an option that they lack has its default."""
+    groups = {}
+    for group in dataclasses.fields(kind):
+        assert isinstance(group.type, type)
+        known = {f.name: options[f.name] for f in dataclasses.fields(group.type) if f.name in options}
+        groups[group.name] = group.type(**known)
+    return kind(**groups)
+
+
 def identity(options: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `flat` that a run and its continuation must share."""
     return {name: value for name, value in options.items() if name not in MAY_CHANGE}

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import epjax
 from epjax import models
 from epjax.data import open_dataset
 from epjax.data.transforms import Augmentation
@@ -110,19 +111,29 @@ def choose(asked: VGG10Config) -> VGG10Config:
     return pick(recipes(replace(asked.run, recipe=name)), name)
 
 
-def make_task(config: VGG10Config) -> Task:
-    """Open the images and make the network for their classes."""
+CONFIG = VGG10Config
+"""What `experiments.trained` makes from config.json."""
+
+
+def make_network(config: VGG10Config, num_classes: int) -> epjax.Network:
+    """VGG10, or VGG10Skip, for that many classes."""
     options = config.network
-    dataset = open_dataset(config.images.data)
-    network = models.vgg10(
-        num_classes=len(dataset.classes),
+    return models.vgg10(
+        num_classes=num_classes,
         width=options.width,
         gain=options.gain,
         precision=config.gradient.precision,
         skip=options.skip,
     )
+
+
+def make_task(config: VGG10Config) -> Task:
+    """Open the images and make the network for their classes."""
+    dataset = open_dataset(config.images.data)
+    network = make_network(config, len(dataset.classes))
     transforms = dataset.transforms(config.images.image_size, config.images.crop)
-    return Task("VGG10Skip" if options.skip else "VGG10", network, dataset, *transforms)
+    title = "VGG10Skip" if config.network.skip else "VGG10"
+    return Task("imagenet_vgg10", title, network, dataset, *transforms)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,12 +13,14 @@ from experiments.table import method
 
 @dataclass(frozen=True)
 class Run:
-    """A work directory's configuration, all lines of its metrics.jsonl, and what it ran on, where that is known."""
+    """A work directory's configuration, all lines of its metrics.jsonl, and where they are known what it ran on
+    (machine.json) and what its network takes and gives (model.json)."""
 
     directory: Path
     config: dict[str, Any]
     lines: list[Line]
     machine: dict[str, str]
+    model: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -58,18 +60,16 @@ def read(directory: Path) -> Run:
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} is not the work directory of a run: it holds no config.json")
-    machine = directory / "machine.json"
+    lines = read_lines(directory / "metrics.jsonl")
     return Run(
-        directory,
-        _options(path),
-        read_lines(directory / "metrics.jsonl"),
-        _options(machine) if machine.is_file() else {},
+        directory, _options(path), lines, *(_options(directory / f"{name}.json") for name in ("machine", "model"))
     )
 
 
 def _options(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is no file."""
     try:
-        return {**json.loads(path.read_text())}
+        return {**json.loads(path.read_text())} if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 

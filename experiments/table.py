@@ -37,4 +37,4 @@ def summary(lines: Sequence[Line], title: str, method: str) -> Table:
 
 def files(directory: Path) -> str:
     """Where the results lie."""
-    return f"in {directory}: metrics.jsonl, learning_curve.png, tensorboard/, config.json, checkpoints/"
+    return f"in {directory}: metrics.jsonl, learning_curve.png, tensorboard/, config.json, model.json, checkpoints/"

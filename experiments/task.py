@@ -1,5 +1,6 @@
 """What is trained on what, and how the gradient is had: from options to the library's objects."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from experiments.config import Gradient
 
 @dataclass(frozen=True)
 class Task:
-    """A network, and the images it learns from."""
+    """A network, and the images it learns from; `experiment` is the module that makes them from its configuration."""
 
+    experiment: str
     title: str
     network: Network
     dataset: Dataset
@@ -28,6 +30,17 @@ class Task:
         data = self.dataset
         sizes = {"classes": len(data.classes), "train_images": len(data.train), "val_images": len(data.val)}
         return {"data_name": data.name, **sizes}
+
+    def interface(self) -> dict[str, Any]:
+        """What the trained network takes and gives: all that must be known to use it without its training data."""
+        transform: Any = self.eval_transform
+        return {
+            "experiment": self.experiment,
+            "class_names": self.dataset.classes,
+            "mean": self.dataset.stats.mean,
+            "std": self.dataset.stats.std,
+            "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
+        }
 
 
 def equilibration(options: Gradient) -> Equilibration:

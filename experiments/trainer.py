@@ -118,6 +118,7 @@ class Trainer:
         try:
             self._start()
             store(options, self.directory / "config.json")
+            store(self.task.interface(), self.directory / "model.json")
             with StopRequest() as self.stop:
                 reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step)
                 with reporter as self.reporter:

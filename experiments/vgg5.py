@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+import epjax
 from epjax import models
 from epjax.data import Dataset, open_dataset
 from experiments import command
@@ -88,21 +89,29 @@ def choose(asked: VGG5Config) -> VGG5Config:
     return pick(recipes(asked), name)
 
 
-def make_task(config: VGG5Config) -> Task:
-    """Open the images and make the network for their classes."""
+CONFIG = VGG5Config
+"""What `experiments.trained` makes from config.json."""
+
+
+def make_network(config: VGG5Config, num_classes: int) -> epjax.Network:
+    """VGG5 for that many classes."""
     options = config.network
-    if not config.images.data:
-        raise ValueError(f"--data must say where {config.images.dataset} lies, for instance --data idx:PATH")
-    dataset = open_dataset(config.images.data)
-    _check(dataset, config.images)
-    network = models.vgg5(
-        num_classes=len(dataset.classes),
+    return models.vgg5(
+        num_classes=num_classes,
         width=options.width,
         gain=options.gain,
         output_gain=options.output_gain,
         precision=config.gradient.precision,
     )
-    return Task("VGG5", network, dataset, *dataset.transforms(32))
+
+
+def make_task(config: VGG5Config) -> Task:
+    """Open the images and make the network for their classes."""
+    if not config.images.data:
+        raise ValueError(f"--data must say where {config.images.dataset} lies, for instance --data idx:PATH")
+    dataset = open_dataset(config.images.data)
+    _check(dataset, config.images)
+    return Task("vgg5", "VGG5", make_network(config, len(dataset.classes)), dataset, *dataset.transforms(32))
 
 
 def _check(dataset: Dataset, wanted: Images) -> None:

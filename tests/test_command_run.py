@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import imagenet_vgg10, vgg5
+from experiments import imagenet_vgg10, predict, vgg5
 from experiments.metrics import evaluations, read_lines, training
 from experiments.progress import Reporter
+from experiments.trained import load
 
 CLASSES = [f"n{number:08}" for number in range(10)]
 TRAIN, VAL = 32, 12
@@ -115,6 +116,68 @@ def test_what_a_run_leaves_behind(whole_run):
     assert (config["scheme"], config["beta"], config["classes"], config["train_images"]) == ("random", 0.02, 10, 32)
     assert (whole_run / "learning_curve.png").stat().st_size > 10_000
     assert sorted(path.name for path in (whole_run / "checkpoints").iterdir()) == ["4", "8"]
+
+
+def predicted(workdir, images, capsys, *more):
+    """The classes that the command names for each image, likeliest first."""
+    assert predict.main([*map(str, images), "--workdir", str(workdir), *more]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    named, classes = iter([path.name for path in images]), []
+    for row in rows:
+        if row[-1].endswith("%"):
+            if len(row) == 4:
+                assert row.pop(0) == next(named)
+                classes.append([])
+            classes[-1].append(row[1])
+    return classes
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "4", "newest"])
+def test_predictions_without_the_data_err_as_often_as_the_evaluation_says(folder, whole_run, checkpoint, capsys):
+    images = sorted((folder / "val").glob("*/*.JPEG"))
+    classes = predicted(whole_run, images, capsys, "--checkpoint", checkpoint)
+    wrong = [path.parent.name != names[0] for path, names in zip(images, classes, strict=True)]
+    missed = [path.parent.name not in names for path, names in zip(images, classes, strict=True)]
+    lines = evaluations(read_lines(whole_run / "metrics.jsonl"))
+    best = min(lines, key=lambda line: line["val_top1_error"])
+    line = {"best": best, "4": lines[0], "newest": lines[1]}[checkpoint]
+    assert 100 * np.mean(wrong) == pytest.approx(line["val_top1_error"])
+    assert 100 * np.mean(missed) == pytest.approx(line["val_top5_error"])
+    assert all(len(set(names)) == 5 for names in classes)
+
+
+def test_errors_after_a_nudge(folder, whole_run, tmp_path, capsys):
+    picture, (image, *_) = tmp_path / "errors.png", sorted((folder / "val").glob("*/*.JPEG"))
+    predicted(whole_run, [image], capsys, "--nudge", CLASSES[3], "--out", str(picture))
+    assert np.asarray(Image.open(picture).convert("RGB")).std() > 20
+    trained = load(whole_run)
+    x, h_L = trained.normalise(trained.pixels(image)), trained.outputs(trained.pixels(image)[None])[0]
+    *_, eps = predict.nudged_errors(trained.network, trained.config.gradient, trained.params, x, np.int32(3))
+    beta = trained.config.gradient.beta
+    np.testing.assert_allclose(eps, beta * (np.eye(10)[3] - jax.nn.softmax(h_L)), rtol=0.1, atol=0.1 * beta)
+
+
+def test_what_cannot_be_predicted_is_one_sentence(folder, whole_run, tmp_path, capsys):
+    image = str(next((folder / "val").glob("*/*.JPEG")))
+    (tmp_path / "text.jpg").write_text("no image")
+    old = shutil.copytree(whole_run, tmp_path / "old")
+    (old / "model.json").unlink()
+    hurt = shutil.copytree(whole_run, tmp_path / "hurt")
+    for data in (hurt / "checkpoints" / "8" / "state").rglob("d/*"):
+        data.write_bytes(b"")
+    picture = ["--out", str(tmp_path / "errors.png")]
+    for workdir, argv, message in (
+        (whole_run, [str(tmp_path / "text.jpg")], "text.jpg cannot be decoded: its 8 bytes are no image"),
+        (whole_run, [str(tmp_path / "none.jpg")], "none.jpg cannot be read: No such file"),
+        (whole_run, [image, "--nudge", "N0000003", *picture], "got 'N0000003'; close ones are n00000003, "),
+        (whole_run, [image, "--nudge", CLASSES[0]], "--nudge CLASS and --out PNG go together"),
+        (whole_run, [image, "--checkpoint", "5"], "checkpoint must be best, newest or one of the steps 4, 8, got '5'"),
+        (tmp_path, [image], "is not the work directory of a run"),
+        (old, [image], "give the run's own command again"),
+        (hurt, [image, "--checkpoint", "newest"], "the checkpoint"),
+    ):
+        assert message in fails(predict.main, [*argv, "--workdir", str(workdir)], capsys)
+    assert not (tmp_path / "errors.png").exists()
 
 
 def test_a_finished_run_has_nothing_left_to_do(folder, whole_run, capsys):
