@@ -12,8 +12,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from benchmarks import machine, report
+from benchmarks import report
 from benchmarks.report import Benchmark
+from experiments import machine
 
 NAMES = ("gradients", "cost", "depth", "equilibration", "precision", "pipeline")
 HERE = Path(__file__).parent

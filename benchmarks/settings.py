@@ -1,7 +1,6 @@
 """Networks with parameters and real images: what the benchmarks measure on."""
 
 import os
-import tarfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,8 @@ import optax
 from jax import Array
 
 import epjax
-from epjax.data import Dataset, Example, open_dataset, train_batches
-from epjax.data.source import make_dataset
+from epjax.data import Dataset, open_dataset, train_batches
+from epjax.data.sources.tar import open_unsplit
 from epjax.network import Network, Params
 from epjax.train import Normalise, initial_state, sgd, train_step
 
@@ -57,17 +56,7 @@ def dataset(name: str) -> Dataset:
     path = folder / SHARED[name]
     if not path.exists():
         return open_dataset("demo")
-    return _sample(path) if name == "imagenet" else open_dataset(str(path))
-
-
-def _sample(path: Path) -> Dataset:
-    """CLASS/*.JPEG in a tar without splits: a class is its place among the sorted names."""
-    with tarfile.open(path) as tar:
-        files = {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
-    classes = sorted({name.split("/")[0] for name in files})
-    examples = [Example(files[name], classes.index(name.split("/")[0]), name) for name in sorted(files)]
-    origin = f"{len(examples)} real ImageNet-1k images"
-    return make_dataset("imagenet", examples, examples, classes, origin, "imagenet_sample")
+    return open_unsplit(path) if name == "imagenet" else open_dataset(str(path))
 
 
 def batch(name: str, size: int, count: int, seed: int = 0) -> tuple[Array, Array, str]:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import tarfile
 import tempfile
 import weakref
 from array import array
@@ -262,3 +263,16 @@ def open_tar(path: Path, cache: bool = True) -> Dataset:
     )
     recipe = recipe_of(classes)
     return make_dataset(recipe, train, val, classes, origin, path.stem if recipe == "imagenet" else recipe)
+
+
+def open_unsplit(path: Path) -> Dataset:
+    """A small tar of CLASS/IMAGE without splits, read into memory: every image serves for training and validation.
+
+    For measurements on real images, not for learning: there is nothing to test on. A class is its place among the
+    sorted names.
+    """
+    with tarfile.open(path) as tar:
+        files = {m.name: file.read() for m in tar if m.isfile() and (file := tar.extractfile(m))}
+    classes = sorted({name.split("/")[0] for name in files})
+    examples = [Example(files[name], classes.index(name.split("/")[0]), name) for name in sorted(files)]
+    return make_dataset("imagenet", examples, examples, classes, f"{len(examples)} images in {path}", path.stem)

@@ -1,0 +1,112 @@
+"""Bars, heat maps and curves in the look of the other pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.compare import COLOURS
+from experiments.plots import GREY, INK, dress
+from experiments.reproduce.cell import Result
+from experiments.reproduce.figure import error, errors, mean_spread, pick, written
+
+
+def canvas(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tuple[float, float] = (9.6, 4.4)) -> Any:
+    """A figure and its axes [rows, columns], the title above, what was run below it."""
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(*panels, squeeze=False)
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    figure.text(0.01, 1 - 0.37 / size[1], subtitle, ha="left", va="top", color=GREY, fontsize=8)
+    return figure, axes
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def label(axes: Axes, title: str, x: str, y: str) -> None:
+    """Words on a panel."""
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    axes.set_ylabel(y, color=INK, fontsize=9)
+    axes.tick_params(colors=INK, labelsize=8)
+
+
+def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[list[float]]], y: str) -> None:
+    """For each group one bar a series: the mean of its values, their spread as a whisker; none: diverged."""
+    width = 0.8 / len(series)
+    for i, ((name, values), colour) in enumerate(zip(series.items(), COLOURS * len(series), strict=False)):
+        at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+        for x, v in zip(at, values, strict=True):
+            if not v:
+                axes.text(x, 1, "diverged", rotation=90, ha="center", va="bottom", fontsize=7, color=colour)
+                continue
+            mean, spread = mean_spread(v)
+            axes.bar(x, mean, width * 0.92, color=colour, yerr=spread or None, ecolor=INK, capsize=2)
+            axes.text(x, mean + spread, f"{mean:.1f}", ha="center", va="bottom", fontsize=7, color=INK)
+        axes.bar([np.nan], [np.nan], color=colour, label=name)
+    dress(axes)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.set_xticks(range(len(groups)), groups)
+    label(axes, "", "", y)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.12))
+
+
+def heat(axes: Axes, results: Sequence[Result], x: str, y: str, limits: tuple[float, float], **place: Any) -> None:
+    """The error at every pair of two coordinates; a cell that diverged is marked, one that is missing is blank."""
+    found = pick(results, **place)
+    xs, ys = (sorted({r["place"][name] for r in found}) for name in (x, y))
+    grid = np.full((len(ys), len(xs)), np.nan)
+    for r in found:
+        j, i = ys.index(r["place"][y]), xs.index(r["place"][x])
+        value = error(r)
+        grid[j, i] = np.nan if value is None else value
+        dark = value is not None and value > (limits[0] + limits[1]) / 2
+        text = "×" if value is None else written(value)
+        axes.text(i, j, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
+    axes.imshow(grid, cmap="magma_r", vmin=limits[0], vmax=limits[1], aspect="auto", origin="lower", alpha=0.85)
+    axes.set_xticks(range(len(xs)), [f"{v:g}" for v in xs])
+    axes.set_yticks(range(len(ys)), [f"{v:g}" for v in ys])
+    axes.spines[:].set_visible(False)
+    label(axes, "", x, y)
+
+
+def lines(
+    axes: Axes, results: Sequence[Result], names: Callable[[Result], str], x: str = "epoch", y: str = "val_top1_error"
+) -> None:
+    """Validation error over epochs, a line a result."""
+    for r, colour in zip(results, COLOURS * len(results), strict=False):
+        points = [(line[x], line[y]) for line in r["evaluations"] if line[y] is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.6, label=names(r))
+    dress(axes)
+
+
+def over(axes: Axes, results: Sequence[Result], x: str, series: Mapping[str, dict[str, Any]], y: str) -> None:
+    """The error over one coordinate, a line a series; runs that diverged stand at the top as crosses."""
+    xs = sorted({r["place"][x] for r in results if x in r["place"]})
+    for (name, place), colour in zip(series.items(), COLOURS * len(series), strict=False):
+        found = pick(results, **place)
+        at = [v for v in xs if errors(found, **{x: v})]
+        axes.plot(
+            [xs.index(v) for v in at],
+            [mean_spread(errors(found, **{x: v}))[0] for v in at],
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.6,
+            label=name,
+        )
+        lost = [xs.index(r["place"][x]) for r in found if error(r) is None]
+        axes.plot(lost, [1.0] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+    dress(axes)
+    axes.set_xlim(-0.4, len(xs) - 0.6)
+    axes.set_xticks(range(len(xs)), [f"{v:g}" for v in xs])
+    label(axes, "", x, y)

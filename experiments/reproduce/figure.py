@@ -1,0 +1,118 @@
+"""What a figure is: a grid of cells, a picture of their results, and what they say of the paper's claims."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from experiments.config import Gradient, Optimiser
+from experiments.reproduce.cell import Cell, Images, Net, Result, Training, training
+
+Verdict = Literal["confirmed", "not confirmed", "not testable at this size"]
+BUDGET = 90
+"""Minutes on two cores that the default settings of a figure stay within."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper, what was found here, and the numbers that show it."""
+
+    claim: str
+    verdict: Verdict
+    evidence: str
+
+
+class Figure(Protocol):
+    """One figure of the paper, as a module."""
+
+    NAME: str
+    TITLE: str
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        """The grid; with `quick` a few cells that take seconds."""
+        ...
+
+    def draw(self, results: Sequence[Result], path: Path) -> None:
+        """The picture."""
+        ...
+
+    def findings(self, results: Sequence[Result]) -> list[Finding]:
+        """What the results say of the paper's claims."""
+        ...
+
+
+def vgg5(
+    place: dict[str, Any],
+    gradient: Gradient,
+    dataset: str = "cifar10",
+    *,
+    quick: bool = False,
+    images: int = 4000,
+    epochs: int = 5,
+    batch_size: int = 64,
+    learning_rate: float = 0.04,
+    seed: int = 0,
+) -> Training:
+    """A narrow VGG5 with the paper's weight decay, gain 2, and a cosine over few epochs."""
+    return training(
+        place,
+        seed,
+        gradient=gradient,
+        optimiser=Optimiser(
+            epochs=1 if quick else epochs,
+            batch_size=min(batch_size, 16) if quick else batch_size,
+            learning_rate=learning_rate,
+            final_learning_rate=1e-6,
+            weight_decay=3e-4,
+            cosine="step",
+        ),
+        network=Net(width=1 / 64 if quick else 1 / 16),
+        images=Images(dataset, 32 if quick else images, 32 if quick else None),
+    )
+
+
+def error(result: Result) -> float | None:
+    """The last top-1 error in percent; None where the run diverged."""
+    return None if result["diverged"] else result["evaluations"][-1]["val_top1_error"]
+
+
+def pick(results: Iterable[Result], **place: Any) -> list[Result]:
+    """The results at these coordinates."""
+    return [r for r in results if all(r["place"].get(name) == value for name, value in place.items())]
+
+
+def errors(results: Iterable[Result], **place: Any) -> list[float]:
+    """The errors of the runs at these coordinates that did not diverge."""
+    return [e for r in pick(results, **place) if (e := error(r)) is not None]
+
+
+def mean_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 of one value)."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def written(value: float | None) -> str:
+    """An error for a table."""
+    return "diverged" if value is None else f"{value:.1f}"
+
+
+def judged(holds: bool | None) -> Verdict:
+    """None: it cannot be judged."""
+    return "not testable at this size" if holds is None else "confirmed" if holds else "not confirmed"
+
+
+def size(results: Sequence[Result]) -> str:
+    """What was run, at what size, in a line."""
+    c = results[0]["config"]
+    pixels, validation = c["image_size"], results[0]["evaluations"]
+    images = f"{c['train_images']:,} training images"
+    if validation:
+        images += f" and {validation[-1]['val_images']:,} validation images"
+    names = sorted({r["config"]["dataset"] for r in results})
+    seeds = len({r["config"]["seed"] for r in results})
+    network = {"vgg5": "VGG5", "vgg10": "VGG10", "vgg10_skip": "VGG10"}[c["kind"]]
+    return (
+        f"{network} of width {c['width']:g} at {pixels}x{pixels}, gain {c['gain']:g}, {images} of {', '.join(names)}, "
+        f"{c['epochs']} epochs, {seeds} seed{'s' * (seeds > 1)}, float32"
+    )

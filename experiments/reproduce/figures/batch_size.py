@@ -1,0 +1,56 @@
+"""EP and backpropagation by batch size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.config import Gradient
+from experiments.reproduce.cell import Cell, Result
+from experiments.reproduce.draw import canvas, label, lines, save
+from experiments.reproduce.figure import Finding, errors, judged, pick, size, vgg5
+
+NAME = "batch-size"
+TITLE = "Batch size: equilibrium propagation beside backpropagation"
+BATCHES = (16, 64, 256)
+ALGORITHMS = {"EP": "ep", "backpropagation": "bp"}
+
+
+def cells(quick: bool) -> list[Cell]:
+    """The learning rate is the same for every batch size, as in the paper's recipes."""
+    found: list[Cell] = []
+    for batch in BATCHES[:1] if quick else BATCHES:
+        for algorithm in ALGORITHMS.values():
+            gradient = Gradient(algorithm=algorithm, traversal="sweep", beta=0.02)  # type: ignore[arg-type]
+            place = {"batch": batch, "algorithm": algorithm}
+            found.append(vgg5(place, gradient, quick=quick, images=8192, epochs=8, batch_size=batch))
+    return found
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """A panel a batch size."""
+    batches = [b for b in BATCHES if pick(results, batch=b)]
+    figure, axes = canvas(TITLE, size(results), (1, len(batches)), (11, 4))
+    for ax, batch in zip(axes[0], batches, strict=True):
+        lines(ax, pick(results, batch=batch), lambda r: {v: k for k, v in ALGORITHMS.items()}[r["place"]["algorithm"]])
+        label(ax, f"batch {batch}", "epoch", "validation top-1 error (%)" if ax is axes[0, 0] else "")
+        ax.set_ylim(*_limits(results))
+    save(figure, path)
+
+
+def _limits(results: Sequence[Result]) -> tuple[float, float]:
+    values = [line["val_top1_error"] for r in results for line in r["evaluations"]]
+    return min(values) - 2, max(values) + 2
+
+
+def findings(results: Sequence[Result]) -> list[Finding]:
+    """The two curves end together at every batch size."""
+    gaps = {}
+    for batch in BATCHES:
+        ep, bp = (errors(results, batch=batch, algorithm=a) for a in ALGORITHMS.values())
+        if ep and bp:
+            gaps[batch] = (ep[0], bp[0])
+    if not gaps:
+        return []
+    evidence = ", ".join(f"batch {b}: {ep:.1f} / {bp:.1f}" for b, (ep, bp) in gaps.items())
+    holds = all(ep <= bp + 2 for ep, bp in gaps.values())
+    claim = "EP follows backpropagation at every batch size"
+    return [Finding(claim, judged(holds), f"EP / backpropagation, one seed: {evidence}")]

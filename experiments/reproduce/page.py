@@ -1,0 +1,75 @@
+"""Tables of a figure, and the page for a reader of the paper: claim, figure, what was found, at what size."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.reproduce.cell import Result
+from experiments.reproduce.figure import Figure, Finding, error, size, written
+
+INTRODUCTION = """# The paper's claims, tested at a size that one machine can run
+
+Kerjan, Scellier and Hoier, [arXiv:2606.03584](https://arxiv.org/abs/2606.03584). Each section is one figure, made by
+the command above it as it stands; its JSON holds every run with its configuration, seed, curve and machine. The
+networks are narrow, the data are subsets and the runs last a few epochs: the errors are far from the paper's, the
+comparisons are those of the paper. "(ours)" marks what the paper does not claim. CIFAR-10's images were re-encoded as
+JPEG of quality 75.
+"""
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """One row a cell, in Markdown."""
+    names = list(dict.fromkeys(name for r in results for name in r["place"]))
+    rows = ["| " + " | ".join([*names, "top-1 error", "seconds"]) + " |", "|---" * len(names) + "|--:|--:|"]
+    for r in results:
+        value = written(error(r)) if r["evaluations"] or r["diverged"] else "-"
+        place = [str(r["place"].get(name, "")) for name in names]
+        rows.append("| " + " | ".join([*place, value, f"{r['seconds']:.0f}"]) + " |")
+    return rows
+
+
+def verdicts(found: Sequence[Finding]) -> list[str]:
+    """One row a claim."""
+    rows = ["| claim | verdict | evidence |", "|---|---|---|"]
+    return rows + [f"| {f.claim} | **{f.verdict}** | {f.evidence} |" for f in found]
+
+
+def section(figure: Figure, results: Sequence[Result], total: int) -> list[str]:
+    """A figure's part of the page."""
+    machines = sorted({_machine(r["machine"]) for r in results})
+    minutes = sum(r["seconds"] for r in results) / 60
+    what = f"{size(results)}. " if results[0]["evaluations"] else ""
+    unfinished = f" {len(results)} of {total} cells are finished." if len(results) < total else ""
+    return [
+        f"## {figure.TITLE}",
+        "",
+        f"`python -m experiments.reproduce {figure.NAME}`",
+        "",
+        f"{what}{len(results)} cells, {minutes:.0f} minutes on {'; '.join(machines)}.{unfinished}",
+        "",
+        f"![{figure.TITLE}]({figure.NAME}.png)",
+        "",
+        *verdicts(figure.findings(results)),
+        "",
+        "<details><summary>every run</summary>",
+        "",
+        *table(results),
+        "",
+        "</details>",
+        "",
+    ]
+
+
+def _machine(facts: Mapping[str, str]) -> str:
+    return f"{facts['processor']}, {facts['cores']} cores, jax {facts['jax']}"
+
+
+def write(figures: Sequence[Figure], out: Path) -> None:
+    """README.md in `out`, from the figures' JSON files that lie there."""
+    lines = INTRODUCTION.splitlines()
+    for figure in figures:
+        path = out / f"{figure.NAME}.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            lines += ["", *section(figure, content["cells"], content["total"])]
+    (out / "README.md").write_text("\n".join(lines).rstrip() + "\n")
