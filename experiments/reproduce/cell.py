@@ -138,7 +138,7 @@ def make_task(config: TrainingConfig, data: Path) -> Task:
     dataset = open_data(images.dataset, data, images.train_images, images.val_images)
     network = config.network.make(len(dataset.classes))
     crop: Augmentation | None = "pad" if images.dataset == "tiny_imagenet_20" else None
-    return Task(config.network.kind, network, dataset, *dataset.transforms(images.image_size, crop))
+    return Task("reproduce", config.network.kind, network, dataset, *dataset.transforms(images.image_size, crop))
 
 
 def forward_equivalents(options: Gradient) -> float:

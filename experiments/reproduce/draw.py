@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.compare import COLOURS
-from experiments.plots import GREY, INK, dress
+from experiments.plots import GREY, INK, colours, curve, dress
 from experiments.reproduce.cell import Result
 from experiments.reproduce.figure import error, errors, mean_spread, pick, written
 
@@ -42,7 +41,7 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
 def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[list[float]]], y: str) -> None:
     """For each group one bar a series: the mean of its values, their spread as a whisker; none: diverged."""
     width = 0.8 / len(series)
-    for i, ((name, values), colour) in enumerate(zip(series.items(), COLOURS * len(series), strict=False)):
+    for i, ((name, values), colour) in enumerate(zip(series.items(), colours(len(series)), strict=True)):
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         for x, v in zip(at, values, strict=True):
             if not v:
@@ -82,17 +81,15 @@ def lines(
     axes: Axes, results: Sequence[Result], names: Callable[[Result], str], x: str = "epoch", y: str = "val_top1_error"
 ) -> None:
     """Validation error over epochs, a line a result."""
-    for r, colour in zip(results, COLOURS * len(results), strict=False):
-        points = [(line[x], line[y]) for line in r["evaluations"] if line[y] is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.6, label=names(r))
+    for r, colour in zip(results, colours(len(results)), strict=True):
+        curve(axes, r["evaluations"], x, y, colour, label=names(r))
     dress(axes)
 
 
 def over(axes: Axes, results: Sequence[Result], x: str, series: Mapping[str, dict[str, Any]], y: str) -> None:
     """The error over one coordinate, a line a series; runs that diverged stand at the top as crosses."""
     xs = sorted({r["place"][x] for r in results if x in r["place"]})
-    for (name, place), colour in zip(series.items(), COLOURS * len(series), strict=False):
+    for (name, place), colour in zip(series.items(), colours(len(series)), strict=True):
         found = pick(results, **place)
         at = [v for v in xs if errors(found, **{x: v})]
         axes.plot(

@@ -20,8 +20,7 @@ from epjax.activation import Update
 from epjax.data import Dataset, train_batches
 from epjax.network import Network, Params
 from epjax.train import Normalise, initial_state, sgd, train_step
-from experiments.compare import COLOURS
-from experiments.plots import dress
+from experiments.plots import colours, dress
 from experiments.reproduce.cell import Cell, Net, Result, forward_seconds
 from experiments.reproduce.data import open_data
 from experiments.reproduce.draw import canvas, label, save
@@ -135,7 +134,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     )
     figure, axes = canvas(TITLE, what, (1, len(results)), (max(9.6, 5.2 * len(results)), 4.2))
     for ax, result in zip(axes[0], results, strict=True):
-        for update, colour in zip(UPDATES, COLOURS, strict=False):
+        for update, colour in zip(UPDATES, colours(len(UPDATES)), strict=True):
             for sign, style in (("+", "-"), ("-", "--")):
                 curve = [np.nan if v is None else v for v in result["curves"][update][sign]]
                 ax.plot(
