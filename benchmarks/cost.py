@@ -146,7 +146,7 @@ QUICK = (Case(_narrow, (SWEEP, RANDOM), 4, 3),)
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 3: VGG10, 1000 classes, 224x224, batch 4, float32."""
+    """VGG10, 1000 classes, 224x224, batch 4, float32."""
     rows = find(rows, network="VGG10", batch_size=4, image_size=224)
     promised = [
         ("sweep1/centered", "flops", 2.4),

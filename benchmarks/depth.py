@@ -122,7 +122,7 @@ def _float64(tree: tuple[object, Array]) -> tuple[object, Array]:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 3: the cost of one sweep does not depend on depth, within 5%; judged on the full range of depths."""
+    """the cost of one sweep does not depend on depth, within 5%; judged on the full range of depths."""
     found = []
     for name in ("sweep1/centered", "sweep1/random"):
         line = find(rows, name=name)

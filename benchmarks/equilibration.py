@@ -159,7 +159,7 @@ def _float64(tree: tuple[Params, Array]) -> tuple[Params, Array]:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 3: a narrow VGG10 in float64, beta = 0.001, gain 2: residual <= 1e-9 within 4 sweeps."""
+    """a narrow VGG10 in float64, beta = 0.001, gain 2: residual <= 1e-9 within 4 sweeps."""
     rows = find(rows, network="VGG10 width 1/8, dense 256", state="gain 2", beta=0.001, traversal="sweep", iterations=4)
     found = []
     for row in find(rows, update="mod_pgd"):

@@ -190,7 +190,7 @@ def _trained_mlp() -> Setting:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 3, by the least of the repeats: VGG10 at 224, real ImageNet images, float32, one sweep, carried errors."""
+    """By the least of the repeats: VGG10 at 224, real ImageNet images, float32, one sweep, carried errors."""
     rows = find(rows, network="VGG10", data="imagenet_sample", precision="float32")
     promised = [
         (GAIN_1, "centered", 0.0005, 0.998, 0.99),

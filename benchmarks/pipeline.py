@@ -296,7 +296,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 4: what the pipeline must reach."""
+    """what the pipeline must reach."""
     value = {row["measure"]: row["value"] for row in rows if row["source"] == "memory" or "index" in row["measure"]}
     return [
         at_least(TRANSFORM, value[TRANSFORM], 0.9),

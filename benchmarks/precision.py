@@ -94,7 +94,7 @@ def _measure(setting: Setting, methods: tuple[Method, ...], betas: tuple[float, 
 
 
 def targets(rows: list[Row]) -> list[Target]:
-    """Issue 3: bfloat16 EP is no further from float32 EP than 1.5 times what it is for backpropagation."""
+    """bfloat16 EP is no further from float32 EP than 1.5 times what it is for backpropagation."""
     rows = find(rows, network="VGG10", precision="bfloat16", errors="carried")
     return [
         at_most(
