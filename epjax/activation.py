@@ -34,7 +34,7 @@ class Activation:
             mod_pgd   phi(a + T) - phi(a)        =  clip(T + (a - phi(a)), lo - phi(a), hi - phi(a))
 
         For ReLU and mod-PGD: max(T, -a) where a > 0 and ReLU(a + T) where a <= 0. a - phi(a) is exact in
-        floating point: it is 0 inside the range. METHOD section 5.
+        floating point: it is 0 inside the range. docs/method.md section 5.
         """
         if self.bounds is None:
             return T

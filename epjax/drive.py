@@ -16,7 +16,7 @@ Fan = Literal["fan_in", "fan_out"]
 
 
 def uniform(gain: float, fan: Fan) -> Initializer:
-    """w ~ U(-c, c) with c = gain * sqrt(1 / fan); fan_out of a convolution is C_out * 3 * 3. METHOD section 6."""
+    """w ~ U(-c, c), c = gain * sqrt(1 / fan); fan_out of a convolution is C_out * 3 * 3. docs/method.md section 6."""
     return jax.nn.initializers.variance_scaling(gain**2 / 3, fan, "uniform")
 
 

@@ -4,7 +4,7 @@
     mod-PGD  h_k <- phi(a_k + T_k)                           (alpha = 1)
     output   h_L <- a_L - beta dC/dh_L(h_L)
 
-METHOD section 2; arXiv:2606.03584. Errors are carried beside the states: after a full step eps_k is
+docs/method.md section 2; arXiv:2606.03584. Errors are carried beside the states: after a full step eps_k is
 `Activation.error(a_k, T_k)`, never the difference of two nearly equal states.
 """
 
@@ -36,15 +36,17 @@ Pull = Callable[[Array], dict[int, Array]]
 )
 @dataclass(frozen=True)
 class Solution:
-    """A nudged state and how it was reached. Fields that were not asked for are None: not measured.
+    """A nudged state and how it was reached.
 
-    h            (h_1, ..., h_L)
-    errors       (eps_1, ..., eps_L), which the estimator turns into a gradient
-    iterations   iterations (or sweeps) that were run, int32
-    residual     worst layer of ||r_k|| / ||eps_k||, where r_k = h_k - update_k(h) at alpha = 1, all layers at h:
-                 with PGD the projected dF/dh_k, for smooth activations dF/dh_k itself
-    converged    residual <= tolerance
-    energies     F at the free state and after every iteration, NaN after an early stop
+    Fields that were not asked for are None: not measured.
+
+        h            (h_1, ..., h_L)
+        errors       (eps_1, ..., eps_L), which the estimator turns into a gradient
+        iterations   iterations (or sweeps) that were run, int32
+        residual     worst layer of ||r_k|| / ||eps_k||, where r_k = h_k - update_k(h) at alpha = 1, all layers at h:
+                     with PGD the projected dF/dh_k, for smooth activations dF/dh_k itself
+        converged    residual <= tolerance
+        energies     F at the free state and after every iteration, NaN after an early stop
     """
 
     h: States | None

@@ -5,7 +5,7 @@
     random     G(s |beta|) / (s |beta|), s = +1 or -1 drawn per example
     centered   [G(+beta) - G(-beta)] / (2 beta)
 
-METHOD section 3; arXiv:2606.03584.
+docs/method.md section 3; arXiv:2606.03584.
 """
 
 from collections.abc import Callable, Sequence

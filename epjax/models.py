@@ -33,7 +33,7 @@ def vgg5(
     """128, 256 P, 512 P, 512 P, 512 P, dense `num_classes`: L = 6, for 32x32 images. fan_in everywhere.
 
     P is a 2x2 max-pool. `width` multiplies the channels. `output_gain` (default: `gain`) is that of the output
-    layer, 0.2 with squared error on ImageNet32. METHOD section 6.
+    layer, 0.2 with squared error on ImageNet32. docs/method.md section 6.
     """
     channels = _scaled((128, 256, 512, 512, 512), width)
     convs = [Layer(Conv(c, pool=k > 0, gain=gain)) for k, c in enumerate(channels)]
@@ -54,7 +54,7 @@ def vgg10(
 
     62.7 M parameters at 1000 classes. Convolutions are drawn by fan_out = 9 C_out, dense layers by fan_in.
     `width` multiplies the channels; `dense` is the size of layer 9. With `skip`, learned 1x1 convolutions of
-    stride 2 and 4 join layer 2 to layer 5 and layer 5 to layer 8, added to the drive. METHOD section 6.
+    stride 2 and 4 join layer 2 to layer 5 and layer 5 to layer 8, added to the drive. docs/method.md section 6.
     """
     channels = _scaled((64, 128, 256, 256, 512, 512, 512, 512), width)
     pooled = (True, True, False, True, False, True, False, True)

@@ -4,7 +4,7 @@
     forward    for k = 1..L:  a_k = drive_k(h_{k-1}),  eps_k = error(a_k, T_k),  h_k = phi(a_k) + eps_k
 
 The fixed points are those of the layer updates in `epjax.equilibrium`, reached at a cost that does not grow with depth.
-METHOD section 5. This is not backpropagation: activities, gates and pooling routes are those of the nudged state.
+docs/method.md section 5. This is not backpropagation: activities, gates and pooling are those of the nudged state.
 """
 
 from collections.abc import Sequence

@@ -72,28 +72,26 @@ def nudged_errors(network: Network, options: Gradient, params: Params, x: Array,
 
 def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Path) -> None:
     """The image, || eps_k || of every layer, and | eps_k | over the image, its root sum of squares over channels."""
-    maps = [(k, eps) for k, eps in enumerate(errors, start=1) if eps.ndim == 3]
-    columns = 5
+    maps = [(k, eps) for k, eps in enumerate(errors, start=1) if eps.ndim == 3 and eps.shape[0] > 1]
+    columns, layers = 5, range(1, len(errors) + 1)
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(10, 2.6 + 2.1 * rows), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 2.8 + 2.1 * rows), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.25, *[1.0] * rows])
-    image = figure.add_subplot(grid[0, 0])
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.8, max(2.1 * rows, 0.1)]))
+    image, norms = above.subplots(1, 2, width_ratios=[1, columns - 1])
     image.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
-    norms = [float(np.linalg.norm(eps)) for eps in errors]
-    bars = figure.add_subplot(grid[0, 1:])
-    bars.bar(range(1, len(errors) + 1), norms, color=VAL, width=0.6)
-    bars.set_yscale("log")
-    bars.set_title("norm of the prediction errors $\\|\\epsilon_k\\|$ by layer $k$", fontsize=9, color=INK, loc="left")
-    bars.set_xticks(range(1, len(errors) + 1))
-    bars.tick_params(colors=INK, labelsize=8)
-    bars.spines[["top", "right"]].set_visible(False)
-    for place, (k, eps) in enumerate(maps):
-        axes = figure.add_subplot(grid[1 + place // columns, place % columns])
+    image.set_axis_off()
+    norms.semilogy(layers, [np.linalg.norm(eps) for eps in errors], color=VAL, marker="o", linewidth=1.8)
+    norms.set_title("norm of the prediction errors $\\|\\epsilon_k\\|$ by layer $k$", fontsize=9, color=INK, loc="left")
+    norms.set_xticks(layers)
+    norms.grid(True, color="#e6ebf0", linewidth=0.8)
+    norms.tick_params(which="both", colors=INK, labelsize=8)
+    norms.spines[["top", "right"]].set_visible(False)
+    for place, (k, eps) in enumerate(maps, start=1):
+        axes = below.add_subplot(rows, columns, place)
         axes.imshow(np.sqrt(np.sum(eps**2, axis=-1)), cmap="magma", vmin=0)
         axes.set_title(f"layer {k}: {' x '.join(map(str, eps.shape))}", fontsize=8, color=GREY)
         axes.set_axis_off()
-    image.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=10)
     figure.savefig(path)
 

@@ -1,8 +1,11 @@
-"""Oracle: the README. Its Python runs as it stands, its commands name modules that exist, its pictures are there.
+"""Oracle: the README and docs/. Their Python runs as it stands, their commands name modules that exist, their pictures
+are there, the reference has every module.
 
-Catches an example that an API change has broken, a command that was renamed.
+Catches an example that an API change has broken, a command that was renamed, a page or a module that the site leaves
+out, a table in a docstring that the site would set as running text.
 """
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -10,18 +13,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+TEXT = "\n".join(PAGES.values())
 
 
-def test_the_python_runs():
-    """All blocks in one namespace, in order, under jax's usual promotion."""
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=str)
+def test_the_python_runs(page):
+    """All blocks of a page in one namespace, in order, under jax's usual promotion."""
     import jax
 
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "page"}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
-            exec(block, names)
-    assert names["cost"] > 0
+        for number, block in enumerate(blocks(page), start=1):
+            exec(compile(block, f"{page}, block {number}", "exec"), names)
+    assert names.get("cost", 1) > 0
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ((?:epjax|experiments|benchmarks)[\w.]*)", TEXT))))
@@ -30,5 +39,25 @@ def test_the_commands_exist(module):
 
 
 def test_the_pictures_and_files_exist():
-    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", TEXT):
-        assert (ROOT / path).exists(), path
+    for page, text in PAGES.items():
+        for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert (ROOT / page.parent / path).exists(), (page, path)
+
+
+def test_the_site_has_every_page_and_every_module():
+    site = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES:
+        assert page.name == "README.md" or f": {page.relative_to('docs')}\n" in site, page
+    parts = {path.stem for path in (ROOT / "epjax").iterdir() if path.suffix in ("", ".py")} - {
+        "__init__",
+        "__pycache__",
+    }
+    assert {part for part in parts if f"::: epjax.{part}\n" not in TEXT} == set()
+
+
+def test_tables_in_docstrings_are_indented():
+    for path in (ROOT / "epjax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for line in (ast.get_docstring(node) or "").splitlines():
+                    assert line.startswith(" ") or "   " not in line, (path, line)

@@ -24,14 +24,14 @@ _FORMS: dict[str, Callable[[Path], Dataset]] = {
 def open_dataset(spec: str = "auto") -> Dataset:
     """The data set that `spec` names.
 
-    auto            the folder that the environment variable IMAGENET_DIR names, else the embedded demo
-    demo            the embedded demo
-    folder:PATH     train/CLASS/*.JPEG and val/CLASS/*
-    tar:PATH        a tar of that layout, or a folder with the two ILSVRC2012 tars as downloaded
-    tfds:NAME@DIR   ArrayRecord files that tensorflow-datasets prepared
-    idx:PATH        MNIST or Fashion-MNIST as IDX files
-    cifar:PATH      CIFAR-10 or CIFAR-100 as binary or pickled files
-    PATH            any of these, recognised by what is there
+        auto            the folder that the environment variable IMAGENET_DIR names, else the embedded demo
+        demo            the embedded demo
+        folder:PATH     train/CLASS/*.JPEG and val/CLASS/*
+        tar:PATH        a tar of that layout, or a folder with the two ILSVRC2012 tars as downloaded
+        tfds:NAME@DIR   ArrayRecord files that tensorflow-datasets prepared
+        idx:PATH        MNIST or Fashion-MNIST as IDX files
+        cifar:PATH      CIFAR-10 or CIFAR-100 as binary or pickled files
+        PATH            any of these, recognised by what is there
 
     ValueError or FileNotFoundError say in one sentence what is missing and what to do.
     """

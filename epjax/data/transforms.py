@@ -172,12 +172,14 @@ class PadTo(_Square):
 
 
 def make_transforms(augmentation: Augmentation, size: int, channels: int = 3) -> tuple[Transform, Transform]:
-    """The transforms for training and evaluation.
+    """The transforms for training and evaluation of images [size, size, channels].
 
-    resized   RandomResizedCropFlip    ResizeCentreCrop
-    random    RandomCropFlip           ResizeCentreCrop
-    pad       PadCropFlip              fitted to size, nothing cut off the short side
-    none      PadTo                    PadTo
+    ValueError for another augmentation than these, and for a size below 1.
+
+        resized   RandomResizedCropFlip    ResizeCentreCrop
+        random    RandomCropFlip           ResizeCentreCrop
+        pad       PadCropFlip              fitted to size, nothing cut off the short side
+        none      PadTo                    PadTo
     """
     if size < 1:
         raise ValueError(f"image_size must be at least 1, got {size}")
