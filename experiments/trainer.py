@@ -23,6 +23,7 @@ from epjax.train import (
     sgd,
     train_step,
 )
+from experiments import machine
 from experiments.config import Config, Optimiser, flat, identity, store
 from experiments.meter import Meter
 from experiments.metrics import Line, MetricsLog
@@ -117,8 +118,10 @@ class Trainer:
         self.checkpoints = Checkpoints(self.directory / "checkpoints", identity(options), keep=self.config.run.keep)
         try:
             self._start()
-            store(options, self.directory / "config.json")
-            store(self.task.interface(), self.directory / "model.json")
+            if jax.process_index() == 0:
+                facts = {"config": options, "model": self.task.interface(), "machine": machine.describe()}
+                for name, content in facts.items():
+                    store(content, self.directory / f"{name}.json")
             with StopRequest() as self.stop:
                 reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step)
                 with reporter as self.reporter:

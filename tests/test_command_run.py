@@ -114,6 +114,7 @@ def test_what_a_run_leaves_behind(whole_run):
         assert {"cost", "top1_error", "images_per_second", "waiting", "learning_rate"} <= line.keys()
     config = json.loads((whole_run / "config.json").read_text())
     assert (config["scheme"], config["beta"], config["classes"], config["train_images"]) == ("random", 0.02, 10, 32)
+    assert "processor" in json.loads((whole_run / "machine.json").read_text())
     assert (whole_run / "learning_curve.png").stat().st_size > 10_000
     assert sorted(path.name for path in (whole_run / "checkpoints").iterdir()) == ["4", "8"]
 
