@@ -5,6 +5,7 @@ One path serves one device and many: everything is a `jax.jit` over arrays with 
 * A batch is divided over ALL devices, along `data` and `model` alike, so no device repeats another's work.
 * Parameters and optimiser state are copied to every device when the `model` axis is 1, and divided over it
   otherwise (fully sharded data parallelism: gathered for use, kept in slices).
+* A gradient is computed by each device from its own share of the batch (`per_device`) and reduced once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from epjax.estimator import Aux, ValueAndGrad
+from epjax.network import Params
 
 DATA, MODEL = "data", "model"
 # Slicing a small array saves nothing and costs a collective of its own.
@@ -20,8 +25,9 @@ SMALLEST_SHARDED_SIZE = 2**14
 
 
 def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh `data x model` over `devices` (default: all); `model` divides their number."""
-    devices = list(jax.devices() if devices is None else devices)
+    """The mesh `data x model` over `devices` (default: all, process by process); `model` divides their number."""
+    if devices is None:  # in this order the rows of the global batch are those of process 0, then 1, and so on
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if model < 1 or len(devices) % model:
         raise ValueError(f"model_parallel must divide the number of devices, {len(devices)}, but is {model}")
     grid = np.asarray(devices).reshape(len(devices) // model, model)
@@ -62,6 +68,52 @@ def born_sharded(make: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         return jax.jit(make, out_shardings=shardings)(*arguments)
 
     return sharded
+
+
+def per_device(value_and_grad: ValueAndGrad, mesh: Mesh) -> ValueAndGrad:
+    """`value_and_grad` of the whole batch, where each device does its share and knows nothing of the others.
+
+        cost = mean_d cost_d,    grads = mean_d grads_d    over the devices d
+
+    An equilibration that stops by its tolerance so stops on each device by itself: no collective stands between
+    gathering the parameters that are kept in slices and the one reduction of the gradient, which leaves it in the
+    same slices. The key must be None, or keys [B], one for each example, whatever device that lies on.
+    """
+    if mesh.size == 1:
+        return value_and_grad
+    batch, everywhere = PartitionSpec((DATA, MODEL)), PartitionSpec()
+
+    def sharded(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+        if key is not None and key.shape != x.shape[:1]:
+            raise ValueError(f"key must be None or one key for each of {x.shape[0]} examples, got shape {key.shape}")
+        specs = jax.tree.map(lambda p: parameter_sharding(mesh, p.shape).spec, params)
+
+        def own_share(slices: Params, x: Array, y: Array, key: Array | None) -> tuple[tuple[Array, Aux], Params]:
+            (cost, aux), grads = value_and_grad(jax.tree.map(_gather, slices, specs), x, y, key)
+            cost, grads = lax.psum(cost, (DATA, MODEL)), jax.tree.map(_reduce, grads, specs)
+            return (cost / mesh.size, aux), jax.tree.map(lambda g: g / mesh.size, grads)
+
+        # check_vma is off so that value_and_grad may be any function of a batch: with it on, the constants that its
+        # loops start from would have to be cast to "varying" in there. All that leaves as a copy is summed above.
+        out = ((everywhere, batch), specs)
+        shares = jax.shard_map(
+            own_share, mesh=mesh, in_specs=(specs, batch, batch, batch), out_specs=out, check_vma=False
+        )
+        return shares(params, x, y, key)
+
+    return sharded
+
+
+def _gather(part: Array, spec: PartitionSpec) -> Array:
+    """The whole of a parameter from the slices of it that the devices of a `model` group keep."""
+    return lax.all_gather(part, MODEL, axis=tuple(spec).index(MODEL), tiled=True) if MODEL in spec else part
+
+
+def _reduce(grad: Array, spec: PartitionSpec) -> Array:
+    """The sum over all devices, sliced as the parameter is."""
+    if MODEL not in spec:
+        return lax.psum(grad, (DATA, MODEL))
+    return lax.psum(lax.psum_scatter(grad, MODEL, scatter_dimension=tuple(spec).index(MODEL), tiled=True), DATA)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

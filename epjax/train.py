@@ -107,7 +107,8 @@ def train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
 
-    Randomness comes from `fold_in(key(seed), step)` and from nothing else. The metrics are `cost` (mean),
+    Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
+    draws the same wherever it lies. The metrics are `cost` (mean),
     `top1_error` and `top5_error` (shares in [0, 1] of this batch, at the parameters before the update), and
     `finite`: whether cost and gradient were. Where they were not, parameters and momentum stay as they were.
     """
@@ -115,7 +116,7 @@ def train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         x, label = normalise(batch["image"]), batch["label"]
-        (cost, aux), grads = value_and_grad(state.params, x, label, key)
+        (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         finite = jnp.isfinite(cost) & jnp.isfinite(optax.tree.norm(grads))
         new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)

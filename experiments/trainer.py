@@ -101,7 +101,7 @@ class Trainer:
         self.rate = schedule(config.optimiser, self.plan)
         self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
-        estimate = gradient(config.gradient, task.network)
+        estimate = sharding.per_device(gradient(config.gradient, task.network), self.mesh)
         cost = COSTS[config.gradient.cost]
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
         self.eval_step = eval_step(task.network.forward, cost, normalise)

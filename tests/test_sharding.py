@@ -1,20 +1,22 @@
 """One device against eight: the same training, to rounding, wherever the arrays live.
 
 Would catch: gradients summed instead of averaged over devices, signs drawn per device instead of per
-example, a rule that does not divide large parameters, a batch that is silently dropped or repeated.
+example, a rule that does not divide large parameters, a batch that is silently dropped or repeated, devices
+that wait for each other in an equilibration.
 """
 
+import math
+import re
+from collections import Counter
 from functools import cache
 
 import jax
+import mesh_cases
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-import epjax
-from epjax import Layer, Network, sharding
-from epjax.drive import Conv, Dense
-from epjax.train import Normalise, initial_state, sgd, train_step
+from epjax import sharding
 
 eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -60,51 +62,82 @@ def test_batch_is_divided_over_all_devices():
         sharding.check_batch_size(12, mesh)
 
 
-def network(activation):
-    """Two convolutions and a dense layer, for 16x16 images."""
-    convs = [Layer(Conv(8, pool=True, gain=2.0), activation), Layer(Conv(16, pool=True, gain=2.0), activation)]
-    return Network((*convs, Layer(Dense(10), epjax.activation.identity)))
-
-
-@cache
-def initial_params(net):
-    return jax.device_get(net.init(jax.random.key(0), (16, 16, 3)))
-
-
-def trained(mesh, gradient, net, steps=5):
-    """The parameters and metrics after a few steps on the mesh."""
-    optimiser = sgd(0.05, weight_decay=1e-3)
-    state = initial_state(initial_params(net), optimiser)
-    state = jax.device_put(state, sharding.state_shardings(mesh, state))
-    step = train_step(gradient, optimiser, Normalise((0.5,) * 3, (0.25,) * 3), seed=1)
-    put = sharding.put_batch(mesh)
-    random, metrics = np.random.default_rng(0), []
-    for _ in range(steps):
-        image = random.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
-        label = random.integers(0, 10, 16).astype(np.int32)
-        state, measured = step(state, put({"image": image, "label": label}))
-        metrics.append([float(measured[name]) for name in ("cost", "top1_error", "top5_error")])
-    return jax.device_get(state.params), metrics
-
-
-def gradients():
-    """Schemes and traversals on smooth layers, where no kink amplifies rounding, and the usual one on ReLU."""
-    smooth, relu = network(epjax.activation.tanh), network(epjax.activation.relu)
-    cost = epjax.cost.cross_entropy
-    yield "bp", smooth, epjax.backprop_value_and_grad(smooth, cost)
-    for scheme in ("centered", "forward", "backward", "random"):
-        way = epjax.Sweep(2, update="pgd")
-        yield f"{scheme}-sweep", smooth, epjax.value_and_grad(smooth, cost, scheme=scheme, equilibration=way)
-    way = epjax.Async(4, update="pgd", tolerance=1e-3)
-    yield "centered-async", smooth, epjax.value_and_grad(smooth, cost, equilibration=way)
-    yield "centered-relu", relu, epjax.value_and_grad(relu, cost)
+@eight
+@pytest.mark.parametrize("case", mesh_cases.CASES)
+def test_one_device_equals_eight(case):
+    mesh_cases.assert_same_training(trained(case, devices=8), trained(case, devices=1))
 
 
 @eight
-@pytest.mark.parametrize(("net", "gradient"), [pytest.param(net, g, id=name) for name, net, g in gradients()])
-def test_one_device_equals_eight(net, gradient):
-    one, metrics = trained(sharding.make_mesh(devices=jax.devices()[:1]), gradient, net)
-    many, many_metrics = trained(sharding.make_mesh(4), gradient, net)
-    np.testing.assert_allclose(many_metrics, metrics, rtol=2e-5)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * float(np.max(np.abs(a))))
+def test_parameters_in_slices_train_as_copies_do():
+    case = "sweep-random"
+    mesh_cases.assert_same_training(trained(case, devices=8, model=2), trained(case, devices=1))
+
+
+@cache
+def trained(case, devices, model=1):
+    return mesh_cases.train(case, sharding.make_mesh(model, devices=jax.devices()[:devices]))
+
+
+def collectives(program):
+    """[(computation, operation, elements of its largest operand)] of a compiled program."""
+    found, computation = [], ""
+    for line in program.splitlines():
+        if start := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
+            computation = start[1]
+        kinds = "all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute|collective-broadcast"
+        if operation := re.search(rf" = (.*?) ({kinds})(?:-start)?\(", line):
+            shapes = re.findall(r"\w+\[([\d,]*)\]", operation[1])
+            sizes = [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
+            found.append((computation, operation[2], max(sizes)))
+    return found
+
+
+def in_loops(program):
+    """The computations that some loop runs, directly or through others."""
+    bodies = {}
+    for block in re.split(r"\n(?=\S)", program):
+        if start := re.match(r"(?:ENTRY )?%?([\w.-]+) ", block):
+            bodies[start[1]] = block
+    called = "body|condition|calls|to_apply|true_computation|false_computation"
+    inside = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", program))
+    reached = set()
+    while inside:
+        name = inside.pop()
+        reached.add(name)
+        inside |= set(re.findall(rf"(?:{called})=%?([\w.-]+)", bodies.get(name, ""))) - reached
+    return reached
+
+
+@eight
+@pytest.mark.parametrize("case", ["bp", "sweep-centered", "sweep-random", "async-centered"])
+def test_the_gradient_is_reduced_once_and_nothing_in_a_loop(case):
+    """bp and sweep-centered run a fixed number of sweeps, the other two stop by their tolerance."""
+    program = trained(case, devices=8).program
+    found = collectives(program)
+    assert not [name for name, *_ in found if name in in_loops(program)]
+    assert bool(re.search(r" while\(", program)) == (case in ("sweep-random", "async-centered"))
+    # Parameters are copies: their gradients, and the scalars of the metrics, are summed and that is all.
+    assert {kind for _, kind, _ in found} == {"all-reduce"}
+    assert sum(size > 1 for *_, size in found) <= mesh_cases.LEAVES
+
+
+@eight
+def test_slices_are_gathered_before_the_equilibration_and_the_gradient_reduced_once():
+    """The only parameter that is sliced: one gather, one reduction over its group, then over the groups."""
+    program = trained("sweep-random", devices=8, model=2).program
+    found = collectives(program)
+    assert not [name for name, *_ in found if name in in_loops(program)]
+    kinds = Counter(kind for _, kind, _ in found)
+    assert (kinds["all-gather"], kinds["reduce-scatter"]) == (1, 1)
+    assert kinds.keys() == {"all-gather", "reduce-scatter", "all-reduce"}
+    assert sum(kind == "all-reduce" and size > 1 for _, kind, size in found) <= mesh_cases.LEAVES
+
+
+@eight
+def test_a_key_for_the_whole_batch_is_refused():
+    mesh = sharding.make_mesh(1)
+    net, gradient = mesh_cases.case("sweep-random")
+    params = mesh_cases.initial_params(net)
+    with pytest.raises(ValueError, match="key must be None or one key for each of 16 examples, got shape"):
+        sharding.per_device(gradient, mesh)(params, np.zeros((16, 8, 8, 3)), np.zeros(16), jax.random.key(0))
