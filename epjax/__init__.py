@@ -3,7 +3,7 @@
 from epjax import activation, cost, energy, models
 from epjax.equilibrium import Async, Solution, Sync
 from epjax.estimator import Aux, backprop_value_and_grad, value_and_grad
-from epjax.network import Layer, Network
+from epjax.network import Layer, Network, from_flax
 from epjax.sweep import Sweep
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "backprop_value_and_grad",
     "cost",
     "energy",
+    "from_flax",
     "models",
     "value_and_grad",
 ]

@@ -1,4 +1,5 @@
-"""Drives a_k: the library's own flax modules for dense and convolutional layers. Any flax module can be one.
+"""Drives a_k: the library's own flax modules for dense and convolutional layers. Any flax module can be one
+(see `epjax.modules`).
 
 Convolutions are NHWC. The gradient of a convolution for its input runs as a forward convolution with the kernel
 turned and its channels in order: XLA on CPU runs the form that jax derives three times slower inside a loop.
@@ -20,7 +21,11 @@ def uniform(gain: float, fan: Fan) -> Initializer:
     return jax.nn.initializers.variance_scaling(gain**2 / 3, fan, "uniform")
 
 
-class Dense(nn.Module):
+class OneExample(nn.Module):
+    """A linen module that takes ONE example, without a batch axis. Other flax modules are given a batch of one."""
+
+
+class Dense(OneExample):
     """a = W vec(h) + b: [...] -> [features]. Skip inputs add W_s vec(h_s)."""
 
     features: int
@@ -38,7 +43,7 @@ class Dense(nn.Module):
         return a
 
 
-class Conv(nn.Module):
+class Conv(OneExample):
     """a = pool(w * h) + b: 3x3 convolution, stride 1, padding 1, then an optional 2x2 max-pool.
 
     [H, W, C] -> [H, W, features], or [H // 2, W // 2, features] with `pool`. A skip input [H_s, W_s, C_s] adds

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
-from epjax.activation import Activation, relu
+from epjax.activation import ACTIVATIONS, Activation, identity, relu
+from epjax.modules import Drive, Function, Joined, Plain, Refused, as_drive
 from epjax.precision import Precision, at_precision, check_precision
 
 Params = tuple[Any, ...]
@@ -23,13 +26,21 @@ States = tuple[Array, ...]
 class Layer:
     """f_k = phi(a_k) with a_k = drive(h_{k-1}, *[h_s for s in skips]).
 
-    `drive` is any flax linen module of one example without mutable state. `skips` are the earlier layers
-    (0 is the input) whose states it takes after h_{k-1}.
+    `drive` is any flax module, linen or nnx, that is a function of one example (see `epjax.modules`). `skips` are
+    the earlier layers (0 is the input) whose states it takes after h_{k-1}. Raises ValueError for anything else.
     """
 
-    drive: nn.Module
+    drive: nn.Module | nnx.Module | Drive
     activation: Activation = relu
     skips: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.function  # an nnx module is taken as it is now
+
+    @cached_property
+    def function(self) -> Drive:
+        """The drive as a pure function of its parameters."""
+        return as_drive(self.drive)
 
 
 @dataclass(frozen=True)
@@ -70,37 +81,35 @@ class Network:
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
         """theta = (theta_1, ..., theta_L), drawn from `key` for one input of `input_shape` (no batch axis).
 
-        Raises ValueError where a layer refuses its input's shape or keeps state beside its parameters.
+        An nnx module gives the parameters that it holds. Raises ValueError, before anything is compiled, naming the
+        layer whose module refuses what the layer below gives it, mixes examples, draws random numbers or keeps state.
         """
         params: list[Any] = []
         h = [jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)]
         for k, layer in enumerate(self.layers, start=1):
             inputs = [h[j] for j in self.sources(k)]
             try:
-                variables = layer.drive.lazy_init(jax.random.fold_in(key, k), *inputs)
+                params.append(layer.function.init(jax.random.fold_in(key, k), *inputs))
+                h.append(jax.eval_shape(lambda p, *i, k=k: self.predict(p, k, *i), params[-1], *inputs))
+            except Refused as error:
+                raise ValueError(f"layer {k} ({layer.function.name}) {error}") from None
             except Exception as error:
-                shapes = ", ".join(str(i.shape) for i in inputs)
-                raise ValueError(f"layer {k} ({type(layer.drive).__name__}) refuses input {shapes}: {error}") from error
-            if extra := sorted(set(variables) - {"params"}):
-                raise ValueError(
-                    f"layer {k} ({type(layer.drive).__name__}) keeps mutable state ({', '.join(extra)}); "
-                    f"a drive must be a function of one example, use GroupNorm or LayerNorm instead of BatchNorm"
+                shapes = " and ".join(
+                    f"{v.shape} of {_source(j)}" for j, v in zip(self.sources(k), inputs, strict=True)
                 )
-            params.append(variables.get("params", {}))
-            h.append(jax.eval_shape(lambda p, *i, k=k: self.predict(p, k, *i), params[-1], *inputs))
+                raise ValueError(f"layer {k} ({layer.function.name}) refuses {shapes}: {_sentence(error)}") from error
             if 0 in h[-1].shape:
                 raise ValueError(f"input_shape {tuple(input_shape)} is too small: layer {k} gives shape {h[-1].shape}")
+            if h[-1].dtype != jnp.float32:
+                raise ValueError(
+                    f"layer {k} ({layer.function.name}) gives {h[-1].dtype}, but states are float32: "
+                    f"leave the module's dtype alone and set the network's precision"
+                )
         return tuple(params)
 
     def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
         """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example."""
-
-        def apply(theta_k: Any, *inputs: Array) -> Array:
-            a = self.layers[k - 1].drive.apply({"params": theta_k}, *inputs)
-            assert isinstance(a, Array)
-            return a
-
-        return at_precision(self.precision, apply, theta_k, *inputs)
+        return at_precision(self.precision, self.layers[k - 1].function.apply, theta_k, *inputs)
 
     def predict(self, theta_k: Any, k: int, *inputs: Array) -> Array:
         """f_k = phi_k(a_k) of one example."""
@@ -112,3 +121,56 @@ class Network:
         for k in range(1, len(self) + 1):
             h.append(self.predict(params[k - 1], k, *(h[j] for j in self.sources(k))))
         return tuple(h[1:])
+
+
+def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precision: Precision = "float32") -> Network:
+    """A list of flax modules, linen and nnx, as a network: every module is a layer, a whole block too.
+
+    * A module begins a layer with identity activation; its h_k is the module's output.
+    * `jax.nn.relu` or `jax.nn.hard_tanh` (projections), or an `Activation`, right after a module or the functions
+      that joined it, is the layer's activation and closes the layer.
+    * Any other function of a batch without parameters (flatten, pooling, tanh) joins the drive of the module
+      that it follows; once that layer is closed, or before the first module, the drive of the next module. What is
+      left after the last module is a layer of its own without parameters.
+
+    Parameters are one entry a layer: a linen module's `params`, or an nnx module's `nnx.State`. The free phase is the
+    forward pass of the list. A `Sequential` stands for its list. Raises ValueError for what is no module or function.
+    """
+    listed = modules.layers if isinstance(modules, nn.Sequential | nnx.Sequential) else modules
+    drives: list[Joined] = []
+    activations: list[Activation] = []
+    waiting: tuple[Function, ...] = ()
+    is_open = False
+    for place, module in enumerate(listed):
+        if isinstance(module, nn.Module | nnx.Module):
+            drives.append(Joined(as_drive(module), before=waiting))
+            activations.append(identity)
+            waiting, is_open = (), True
+        elif not callable(module) or isinstance(module, type):
+            raise ValueError(f"modules[{place}] must be a flax module or a function of a batch, got {module!r}")
+        elif is_open and (activation := _projection(module)):
+            activations[-1], is_open = activation, False
+        elif is_open:
+            drives[-1] = drives[-1].then(module)
+        else:
+            waiting = (*waiting, module)
+    if waiting:
+        drives.append(Joined(Plain(), before=waiting))
+        activations.append(identity)
+    layers = (Layer(drive, activation) for drive, activation in zip(drives, activations, strict=True))
+    return Network(tuple(layers), precision)
+
+
+def _projection(function: Function) -> Activation | None:
+    if isinstance(function, Activation):
+        return function
+    return next((a for a in ACTIVATIONS.values() if a.bounds is not None and a.phi is function), None)
+
+
+def _source(j: int) -> str:
+    return f"layer {j}" if j else "the input"
+
+
+def _sentence(error: Exception) -> str:
+    """The first line: flax and jax explain at length."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

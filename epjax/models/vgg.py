@@ -1,9 +1,10 @@
-"""The networks of arXiv:2606.03584 and a multilayer perceptron, as predictive coding networks."""
+"""The networks of arXiv:2606.03584 and a multilayer perceptron."""
 
 from collections.abc import Sequence
 
 from epjax.activation import Activation, identity, relu
 from epjax.drive import Conv, Dense
+from epjax.models.sizes import classes, scaled
 from epjax.network import Layer, Network
 from epjax.precision import Precision
 
@@ -35,9 +36,9 @@ def vgg5(
     P is a 2x2 max-pool. `width` multiplies the channels. `output_gain` (default: `gain`) is that of the output
     layer, 0.2 with squared error on ImageNet32. docs/method.md section 6.
     """
-    channels = _scaled((128, 256, 512, 512, 512), width)
+    channels = scaled((128, 256, 512, 512, 512), width)
     convs = [Layer(Conv(c, pool=k > 0, gain=gain)) for k, c in enumerate(channels)]
-    output = Dense(_classes(num_classes), gain if output_gain is None else output_gain)
+    output = Dense(classes(num_classes), gain if output_gain is None else output_gain)
     return Network((*convs, Layer(output, identity)), precision)
 
 
@@ -56,29 +57,17 @@ def vgg10(
     `width` multiplies the channels; `dense` is the size of layer 9. With `skip`, learned 1x1 convolutions of
     stride 2 and 4 join layer 2 to layer 5 and layer 5 to layer 8, added to the drive. docs/method.md section 6.
     """
-    channels = _scaled((64, 128, 256, 256, 512, 512, 512, 512), width)
+    channels = scaled((64, 128, 256, 256, 512, 512, 512, 512), width)
     pooled = (True, True, False, True, False, True, False, True)
     skips: dict[int, tuple[int, ...]] = {5: (2,), 8: (5,)} if skip else {}
     convs = [
         Layer(Conv(c, pool=p, gain=gain, fan="fan_out"), skips=skips.get(k, ()))
         for k, (c, p) in enumerate(zip(channels, pooled, strict=True), start=1)
     ]
-    head = (Layer(Dense(dense, gain)), Layer(Dense(_classes(num_classes), gain), identity))
+    head = (Layer(Dense(dense, gain)), Layer(Dense(classes(num_classes), gain), identity))
     return Network((*convs, *head), precision)
 
 
 def vgg10_skip(num_classes: int = 1000, **options: object) -> Network:
     """VGG10Skip: `vgg10` with its two skip connections."""
     return vgg10(num_classes, skip=True, **options)  # type: ignore[arg-type]
-
-
-def _scaled(channels: Sequence[int], width: float) -> list[int]:
-    if not width > 0:
-        raise ValueError(f"width must be a positive multiplier, got {width}")
-    return [max(1, round(c * width)) for c in channels]
-
-
-def _classes(num_classes: int) -> int:
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    return num_classes

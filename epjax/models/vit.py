@@ -1,0 +1,83 @@
+"""A small vision transformer (Dosovitskiy et al., arXiv:2010.11929) as a PCN: attention and MLP blocks are layers."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from epjax.activation import identity
+from epjax.models.sizes import classes
+from epjax.network import Layer, Network
+from epjax.precision import Precision
+
+
+class Patches(nn.Module):
+    """Square patches, each a token: a dense layer of its pixels plus a learned position."""
+
+    patch: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, (H / patch) (W / patch), features]."""
+        tokens = nn.Conv(self.features, (self.patch, self.patch), self.patch, padding="VALID")(x)
+        tokens = tokens.reshape((x.shape[0], -1, self.features))
+        place = self.param("place", nn.initializers.normal(0.02), (1, *tokens.shape[1:]))
+        return tokens + place
+
+
+class AttentionBlock(nn.Module):
+    """x + attention(norm(x))."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, tokens, features] -> the same."""
+        return x + nn.MultiHeadDotProductAttention(self.heads, deterministic=True)(nn.LayerNorm()(x))
+
+
+class MLPBlock(nn.Module):
+    """x + W gelu(V norm(x))."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, tokens, features] -> the same."""
+        y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
+        return x + nn.Dense(x.shape[-1])(y)
+
+
+class Head(nn.Module):
+    """A dense layer on the mean of the normalised tokens."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, tokens, features] -> [B, num_classes]."""
+        return nn.Dense(self.num_classes)(jnp.mean(nn.LayerNorm()(x), axis=1))
+
+
+def vit(
+    num_classes: int = 10,
+    *,
+    patch: int = 4,
+    features: int = 192,
+    depth: int = 6,
+    heads: int = 3,
+    precision: Precision = "float32",
+) -> Network:
+    """Patches, `depth` times attention and MLP, head: L = 2 + 2 depth layers with identity activation.
+
+    The defaults are for 32x32 images: 64 tokens. Raises ValueError for a size below 1 and for features that the
+    heads do not divide; `init` raises it for images smaller than a patch.
+    """
+    for name, value in (("patch", patch), ("features", features), ("depth", depth), ("heads", heads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if features % heads:
+        raise ValueError(f"features must be a multiple of the {heads} heads, got {features}")
+    blocks = [block for _ in range(depth) for block in (AttentionBlock(heads), MLPBlock(4 * features))]
+    modules = (Patches(patch, features), *blocks, Head(classes(num_classes)))
+    return Network(tuple(Layer(module, identity) for module in modules), precision)
