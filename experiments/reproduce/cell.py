@@ -166,6 +166,6 @@ def forward_seconds(network: Net, image_size: int, batch: int = 32) -> float:
     return statistics.median(times) / batch
 
 
-def training(place: Mapping[str, Any], seed: int = 0, **groups: Any) -> Training:
+def training(place: Mapping[str, Any], seed: int = 0, eval_every: int = 1, **groups: Any) -> Training:
     """A cell from its groups of options."""
-    return Training(place, TrainingConfig(Run(Path(), seed=seed), **groups))
+    return Training(place, TrainingConfig(Run(Path(), seed=seed, eval_every=eval_every), **groups))

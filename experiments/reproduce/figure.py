@@ -12,6 +12,7 @@ from experiments.reproduce.cell import Cell, Images, Net, Result, Training, trai
 Verdict = Literal["confirmed", "not confirmed", "not testable at this size"]
 BUDGET = 90
 """Minutes on two cores that the default settings of a figure stay within."""
+LEARNING_RATE = {"cross_entropy": 0.02, "squared_error": 0.04}
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,34 @@ def vgg5(
     dataset: str = "cifar10",
     *,
     quick: bool = False,
-    images: int = 4000,
-    epochs: int = 5,
-    batch_size: int = 64,
-    learning_rate: float = 0.04,
+    images: int = 3000,
+    epochs: int = 3,
+    batch_size: int = 16,
     seed: int = 0,
+    curve: bool = False,
 ) -> Training:
-    """A narrow VGG5 with the paper's weight decay, gain 2, and a cosine over few epochs."""
+    """A narrow VGG5 with the paper's weight decay, gain 1.4, and a cosine over few epochs; with `curve` each is evaluated.
+
+    Small batches, because a run of few images must still have some hundred steps. The learning rate of the squared
+    error, 0.04, is the paper's, that of cross-entropy twice the paper's 0.01: at either cost what learned fastest by
+    backpropagation, 9,000 images of CIFAR-10. At gain 2 the squared error stays at chance or diverges, by
+    backpropagation too.
+    """
+    epochs = 1 if quick else epochs
     return training(
         place,
         seed,
+        eval_every=1 if curve else epochs,
         gradient=gradient,
         optimiser=Optimiser(
-            epochs=1 if quick else epochs,
-            batch_size=min(batch_size, 16) if quick else batch_size,
-            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=LEARNING_RATE[gradient.cost],
             final_learning_rate=1e-6,
             weight_decay=3e-4,
             cosine="step",
         ),
-        network=Net(width=1 / 64 if quick else 1 / 16),
+        network=Net(width=1 / 64 if quick else 1 / 16, gain=1.4),
         images=Images(dataset, 32 if quick else images, 32 if quick else None),
     )
 

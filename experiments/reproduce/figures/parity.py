@@ -31,7 +31,7 @@ def cells(quick: bool) -> list[Cell]:
                 for algorithm in ALGORITHMS.values():
                     gradient = Gradient(algorithm=algorithm, cost=cost, traversal="sweep", beta=0.02)  # type: ignore[arg-type]
                     place = {"dataset": dataset, "cost": cost, "algorithm": algorithm, "seed": seed}
-                    found.append(vgg5(place, gradient, dataset, quick=quick, images=8000, seed=seed))
+                    found.append(vgg5(place, gradient, dataset, quick=quick, images=5000, seed=seed))
     return found
 
 

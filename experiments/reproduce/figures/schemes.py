@@ -31,7 +31,7 @@ def cells(quick: bool) -> list[Cell]:
             for scheme in SCHEMES[-1:] if quick else SCHEMES:
                 gradient = Gradient(scheme=scheme, beta=0.02, iterations=5, errors="recomputed", **options)  # type: ignore[arg-type]
                 place = {"perturbation": perturbation, "scheme": scheme, "seed": seed}
-                found.append(vgg5(place, gradient, "tiny_imagenet_20", quick=quick, seed=seed))
+                found.append(vgg5(place, gradient, "tiny_imagenet_20", quick=quick, images=4000, seed=seed))
     return found
 
 

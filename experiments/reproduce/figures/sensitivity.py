@@ -22,14 +22,14 @@ FLAT = (2e-4, 2e-3, 0.02, 0.1)
 def cells(quick: bool) -> list[Cell]:
     """Even/odd with errors recomputed from states, as the paper; sweeps with carried errors; backpropagation."""
     betas, iterations, sweeps = (BETAS[3:4], ITERATIONS[:1], SWEEPS[:1]) if quick else (BETAS, ITERATIONS, SWEEPS)
-    found: list[Cell] = [vgg5({"method": "bp"}, Gradient(algorithm="bp"), quick=quick, epochs=3)]
+    found: list[Cell] = [vgg5({"method": "bp"}, Gradient(algorithm="bp"), quick=quick)]
     for beta in betas:
         for K in iterations:
             gradient = Gradient(beta=beta, iterations=K, errors="recomputed")
-            found.append(vgg5({"method": "async", "K": K, "beta": beta}, gradient, quick=quick, epochs=3))
+            found.append(vgg5({"method": "async", "K": K, "beta": beta}, gradient, quick=quick))
         for S in sweeps:
             gradient = Gradient(beta=beta, traversal="sweep", sweeps=S)
-            found.append(vgg5({"method": "sweep", "S": S, "beta": beta}, gradient, quick=quick, epochs=3))
+            found.append(vgg5({"method": "sweep", "S": S, "beta": beta}, gradient, quick=quick))
     return found
 
 
