@@ -55,7 +55,7 @@ def vgg5(
     seed: int = 0,
     curve: bool = False,
 ) -> Training:
-    """A narrow VGG5 with the paper's weight decay, gain 1.4, and a cosine over few epochs; with `curve` each is evaluated.
+    """A narrow VGG5 with the paper's weight decay, gain 1.4, a cosine over few epochs; `curve` evaluates each.
 
     Small batches, because a run of few images must still have some hundred steps. The learning rate of the squared
     error, 0.04, is the paper's, that of cross-entropy twice the paper's 0.01: at either cost what learned fastest by
