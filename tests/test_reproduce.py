@@ -202,6 +202,17 @@ def test_pictures_and_the_page_with_a_cell_that_diverged(tmp_path):
     assert text.count("| diverged |") == len(TRAINED)
 
 
+def test_a_part_of_a_figure_gives_no_verdict(tmp_path):
+    found = results("update", lambda place: as_the_paper_has_it("update", place))
+    for part, verdicts in ((found, True), (found[:-1], False)):
+        (tmp_path / "update.json").write_text(json.dumps({"cells": part, "total": len(found)}))
+        page.write([load("update")], tmp_path)
+        text = (tmp_path / "README.md").read_text()
+        assert ("**confirmed**" in text) == verdicts
+        assert ("](update.png)" in text) == verdicts
+        assert ("[Updates: PGD against mod-PGD](#updates-pgd-against-mod-pgd)" in text) == verdicts
+
+
 def curve(*values):
     return {sign: list(values) for sign in "+-"}
 

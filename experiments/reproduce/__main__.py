@@ -110,7 +110,7 @@ def finish(figure: Figure, grid: Grid, out: Path, console: Console) -> None:
     table = Table(title=figure.TITLE, title_justify="left")
     for name in ("claim", "verdict", "evidence"):
         table.add_column(name)
-    for f in figure.findings(results):
+    for f in page.judge(figure, results, len(grid.cells)):
         table.add_row(f.claim, f.verdict, f.evidence)
     console.print(table)
     console.print(f"in {out}: {figure.NAME}.json, {figure.NAME}.png, README.md", highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ Kerjan, Scellier and Hoier, [arXiv:2606.03584](https://arxiv.org/abs/2606.03584)
 the command above it as it stands; its JSON holds every run with its configuration, seed, curve and machine. The
 networks are narrow, the data are subsets and the runs last a few epochs: the errors are far from the paper's, the
 comparisons are those of the paper. "(ours)" marks what the paper does not claim. CIFAR-10's images were re-encoded as
-JPEG of quality 75.
+JPEG of quality 75. The minutes are summed over the runs; where several runs shared the cores, less time went by.
 """
 
 
@@ -34,22 +34,39 @@ def verdicts(found: Sequence[Finding]) -> list[str]:
     return rows + [f"| {f.claim} | **{f.verdict}** | {f.evidence} |" for f in found]
 
 
+def summary(found: Mapping[str, Sequence[Finding]]) -> list[str]:
+    """Every claim with its verdict, beside the title of the section that shows it."""
+    rows = ["| claim | verdict | shown by |", "|---|---|---|"]
+    return rows + [f"| {f.claim} | **{f.verdict}** | [{t}](#{anchor(t)}) |" for t, fs in found.items() for f in fs]
+
+
+def anchor(title: str) -> str:
+    """What a heading is linked by on GitHub."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def judge(figure: Figure, results: Sequence[Result], total: int) -> list[Finding]:
+    """The figure's findings, once all its cells are finished: a verdict from a part would be one on what is missing."""
+    return figure.findings(results) if len(results) == total else []
+
+
 def section(figure: Figure, results: Sequence[Result], total: int) -> list[str]:
     """A figure's part of the page."""
     machines = sorted({_machine(r["machine"]) for r in results})
     minutes = sum(r["seconds"] for r in results) / 60
-    what = f"{size(results)}. " if results[0]["evaluations"] else ""
-    unfinished = f" {len(results)} of {total} cells are finished." if len(results) < total else ""
+    what = f"{size(results)}. " if "train_images" in results[0]["config"] else ""
+    if len(results) == total:
+        shown = [f"![{figure.TITLE}]({figure.NAME}.png)", "", *verdicts(judge(figure, results, total))]
+    else:
+        shown = [f"{len(results)} of {total} cells are finished: no picture and no verdict yet."]
     return [
         f"## {figure.TITLE}",
         "",
         f"`python -m experiments.reproduce {figure.NAME}`",
         "",
-        f"{what}{len(results)} cells, {minutes:.0f} minutes on {'; '.join(machines)}.{unfinished}",
+        f"{what}{len(results)} cells, {minutes:.0f} minutes on {'; '.join(machines)}.",
         "",
-        f"![{figure.TITLE}]({figure.NAME}.png)",
-        "",
-        *verdicts(figure.findings(results)),
+        *shown,
         "",
         "<details><summary>every run</summary>",
         "",
@@ -66,10 +83,12 @@ def _machine(facts: Mapping[str, str]) -> str:
 
 def write(figures: Sequence[Figure], out: Path) -> None:
     """README.md in `out`, from the figures' JSON files that lie there."""
-    lines = INTRODUCTION.splitlines()
+    found, sections = {}, []
     for figure in figures:
         path = out / f"{figure.NAME}.json"
         if path.exists():
             content = json.loads(path.read_text())
-            lines += ["", *section(figure, content["cells"], content["total"])]
+            found[figure.TITLE] = judge(figure, content["cells"], content["total"])
+            sections += ["", *section(figure, content["cells"], content["total"])]
+    lines = [*INTRODUCTION.splitlines(), "", *summary(found), *sections]
     (out / "README.md").write_text("\n".join(lines).rstrip() + "\n")
