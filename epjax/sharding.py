@@ -116,10 +116,13 @@ def _reduce(grad: Array, spec: PartitionSpec) -> Array:
     return lax.psum(lax.psum_scatter(grad, MODEL, scatter_dimension=tuple(spec).index(MODEL), tiled=True), DATA)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Refuse a batch that the devices cannot share equally."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise ValueError(f"batch_size must be a multiple of the number of devices, {mesh.size}, but is {batch_size}")
+def check_batch_size(batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Refuse a batch that the devices, and the microbatches on each, cannot share equally."""
+    share, of = mesh.size * microbatches, f"the number of devices, {mesh.size}"
+    if microbatches > 1:
+        of = f"devices times microbatches, {mesh.size} x {microbatches} = {share}"
+    if batch_size < 1 or batch_size % share:
+        raise ValueError(f"batch_size must be a multiple of {of}, but is {batch_size}")
 
 
 def put_batch(mesh: Mesh) -> Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]:

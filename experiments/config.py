@@ -23,7 +23,7 @@ Traversal = Literal["async", "sync", "sweep"]
 # Options that may change between a run and its continuation: they do not touch the numbers.
 MAY_CHANGE = frozenset(
     {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every"}
-    | {"num_workers", "num_threads", "model_parallel", "on_bad_image", "data_name"}
+    | {"num_workers", "num_threads", "model_parallel", "microbatches", "on_bad_image", "data_name"}
 )
 
 
@@ -49,6 +49,8 @@ class Run:
     """Checkpoints to keep, beside the best."""
     model_parallel: int = 1
     """Devices that share one copy of the parameters (the model axis of the mesh)."""
+    microbatches: int = 1
+    """Slices of the batch, on each device, whose gradients are computed one after the other, in less memory."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 
 from epjax import sharding
+from epjax.accumulation import accumulate
 from epjax.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
@@ -63,7 +64,7 @@ def make_plan(config: Config, images: int) -> Plan:
     """Raises ValueError for a batch larger than the training set and for counts below 1."""
     run, optimiser = config.run, config.optimiser
     counts = [("epochs", optimiser.epochs), ("batch_size", optimiser.batch_size), ("max_steps", run.max_steps)]
-    counts += [(name, getattr(run, name)) for name in ("eval_every", "checkpoint_every", "log_every")]
+    counts += [(name, getattr(run, name)) for name in ("eval_every", "checkpoint_every", "log_every", "microbatches")]
     for name, value in counts:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}")
@@ -97,11 +98,13 @@ class Trainer:
         self.directory: Path = config.run.workdir
         self.plan = make_plan(config, len(task.dataset.train))
         self.mesh = sharding.make_mesh(config.run.model_parallel)
-        sharding.check_batch_size(config.optimiser.batch_size, self.mesh)
+        microbatches = config.run.microbatches
+        sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
         self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
-        estimate = sharding.per_device(gradient(config.gradient, task.network), self.mesh)
+        estimate = accumulate(gradient(config.gradient, task.network), microbatches)
+        estimate = sharding.per_device(estimate, self.mesh)
         cost = COSTS[config.gradient.cost]
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
         self.eval_step = eval_step(task.network.forward, cost, normalise)

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 import epjax
 from epjax import Layer, Network, sharding
+from epjax.accumulation import accumulate
 from epjax.activation import identity, relu, tanh
 from epjax.drive import Conv, Dense
 from epjax.train import Normalise, initial_state, sgd, train_step
@@ -81,12 +82,13 @@ def start(net, mesh):
     return optimiser, jax.device_put(state, sharding.state_shardings(mesh, state))
 
 
-def train(name, mesh):
+def train(name, mesh, microbatches=1):
     """`STEPS` steps, fewer where layers have kinks."""
     net, gradient = case(name)
     optimiser, state = start(net, mesh)
     normalise = Normalise((0.5,) * 3, (0.25,) * 3)
-    step = train_step(sharding.per_device(gradient, mesh), optimiser, normalise, seed=1)
+    estimate = sharding.per_device(accumulate(gradient, microbatches), mesh)
+    step = train_step(estimate, optimiser, normalise, seed=1)
     put, compiled, metrics = sharding.put_batch(mesh), None, []
     steps = 5 if name == "relu" else STEPS  # every kink makes rounding larger
     for batch in map(put, islice(batches(), steps)):

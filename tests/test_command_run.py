@@ -6,6 +6,7 @@ and not used, a mistake of the user that ends in a traceback, a failure that cos
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,11 +20,15 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from epjax.train import initial_state
 from experiments import imagenet_vgg10, predict, vgg5
+from experiments.config import parse
 from experiments.metrics import evaluations, read_lines, training
 from experiments.progress import Reporter
 from experiments.trained import load
+from experiments.trainer import Trainer
 
 CLASSES = [f"n{number:08}" for number in range(10)]
 TRAIN, VAL = 32, 12
@@ -229,6 +234,18 @@ def test_more_steps_continue_a_run(folder, whole_run, tmp_path):
     assert_same_run(whole_run, tmp_path)
 
 
+def test_microbatches_reach_the_step(folder, tmp_path):
+    """The program that the trainer makes runs over two slices of each device's share."""
+    argv = small(folder, tmp_path, "--algorithm", "bp", "--batch-size", "16", "--microbatches", "2")
+    config = parse(vgg5.VGG5Config, vgg5.choose, argv, "", "")
+    trainer = Trainer(config, vgg5.make_task(config), Console(quiet=True), lambda lines: None)
+    params = jax.eval_shape(lambda: trainer.task.network.init(jax.random.key(0), (32, 32, 3)))
+    state = jax.eval_shape(lambda params: initial_state(params, trainer.optimiser), params)
+    images = jax.ShapeDtypeStruct((16, 32, 32, 3), np.uint8)
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((16,), np.int32)}
+    assert re.search(r"scan\[[^]]*length=2", str(jax.make_jaxpr(trainer.train_step)(state, batch)), re.DOTALL)
+
+
 SYNC = ["--traversal", "sync", "--update", "pgd", "--step-size", "0.5", "--iterations", "2"]
 
 
@@ -283,6 +300,8 @@ def fails(main, argv, capsys):
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--batch-size", "64"], "batch_size must be at most the 32 training images, but is 64"),
         (["--batch-size", "12"], "batch_size must be a multiple of the number of devices"),
+        (["--microbatches", "0"], "microbatches must be at least 1, but is 0"),
+        (["--microbatches", "3"], "batch_size must be a multiple of devices times microbatches, "),
         (["--width", "0"], "width must be a positive"),
         (["--tolerance", "-1"], "tolerance must be positive"),
         (["--dataset", "mnist", "--data", "idx:nowhere"], "nowhere"),
