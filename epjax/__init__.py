@@ -3,6 +3,7 @@
 from epjax import activation, cost, energy, models
 from epjax.equilibrium import Async, Solution, Sync
 from epjax.estimator import Aux, backprop_value_and_grad, value_and_grad
+from epjax.loss import ep_loss
 from epjax.network import Layer, Network, from_flax
 from epjax.sweep import Sweep
 
@@ -20,6 +21,7 @@ __all__ = [
     "backprop_value_and_grad",
     "cost",
     "energy",
+    "ep_loss",
     "from_flax",
     "models",
     "value_and_grad",

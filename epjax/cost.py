@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Cost = Callable[[Array, Array], Array]
@@ -30,6 +31,21 @@ def squared_error(h_L: Array, y: Array) -> Array:
     """C = 1/2 || h_L - y ||^2."""
     d = h_L - as_target(y, h_L.shape[-1], h_L.dtype)
     return 0.5 * jnp.sum(d * d)
+
+
+def check_soft_labels(cost: Cost, y: Array) -> None:
+    """Raises ValueError where `cost` is `cross_entropy` and soft labels y [..., classes] do not sum to one.
+
+    A check of values: inside `jax.jit` y has none yet, and this does nothing. Call it on a batch before a jitted step.
+    """
+    if cost is not cross_entropy or isinstance(y, jax.core.Tracer) or not jnp.issubdtype(y.dtype, jnp.floating):
+        return
+    sums = np.asarray(y, np.float64).sum(axis=-1)
+    wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * float(jnp.finfo(y.dtype).eps)))
+    if wrong.size:
+        place = tuple(int(i) for i in wrong[0])
+        where = f"y[{', '.join(map(str, place))}]" if place else "y"
+        raise ValueError(f"soft labels must sum to one for cross_entropy, but {where} sums to {sums[place]:g}")
 
 
 COSTS: dict[str, Cost] = {"cross_entropy": cross_entropy, "squared_error": squared_error}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from epjax.cost import Cost, as_target
+from epjax.cost import Cost, as_target, check_soft_labels
 from epjax.equilibrium import Equilibration, Errors, FreePhase, Problem, Solution, equilibrate, free_phase
 from epjax.network import Network, Params
 from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
@@ -42,7 +42,13 @@ class Aux:
 
 
 ValueAndGrad = Callable[[Params, Array, Array, Array | None], tuple[tuple[Array, Aux], Params]]
-"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params)."""
+"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params).
+
+With `argnums` the gradient is that for x, or a tuple of both.
+"""
+
+Argnums = int | tuple[int, ...]
+"""For which arguments, as in `jax.grad`: 0 the parameters, 1 the input."""
 
 
 def value_and_grad(
@@ -55,13 +61,15 @@ def value_and_grad(
     equilibration: Equilibration | None = None,
     errors: Errors = "carried",
     phases: Phases = "together",
+    argnums: Argnums = 0,
 ) -> ValueAndGrad:
     """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
 
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
     or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used by the random
     scheme only and may be None otherwise; keys [B] draw each example's sign from its own. `phases="sequential"` runs
-    the two phases of the centered scheme one after the other, in less memory and with one more forward pass. Raises
+    the two phases of the centered scheme one after the other, in less memory and with one more forward pass. `argnums`
+    asks for the gradient for the input as well, or instead: dF/dx = -T_0, had like that for the parameters. Raises
     ValueError for an option outside its set, and for beta that is zero, negative or not finite.
     """
     for name, value, allowed in (
@@ -73,6 +81,7 @@ def value_and_grad(
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     _check_beta(beta)
+    _check_argnums(argnums)
     method = Sweep(1) if equilibration is None else equilibration
     method.check(net, errors)
 
@@ -89,10 +98,12 @@ def value_and_grad(
         output, solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
         assert solution.h is not None
         assert solution.errors is not None
-        grads = energy_gradient(net, params, x, solution.h, solution.errors, 1 / (betas * betas.size))
+        weights = 1 / (betas * betas.size)
+        grads = energy_gradient(net, params, x, solution.h, solution.errors, weights, argnums)
         return output, replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+        check_soft_labels(cost, y)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         signs = _signs(scheme, x.shape[0], key, x.dtype)
         betas = jnp.broadcast_to(strength, signs.shape) * signs
@@ -105,31 +116,44 @@ def value_and_grad(
     return ep
 
 
-def backprop_value_and_grad(net: Network, cost: Cost) -> ValueAndGrad:
+def backprop_value_and_grad(net: Network, cost: Cost, *, argnums: Argnums = 0) -> ValueAndGrad:
     """The gradient of the mean cost of the free output by backpropagation, `jax.grad`, for comparison."""
-
-    def mean_cost(params: Params, x: Array, y: Array) -> tuple[Array, Aux]:
-        output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
-        return jnp.mean(jax.vmap(cost)(output, y)), Aux(output, None)
+    _check_argnums(argnums)
 
     def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         del key
-        return jax.value_and_grad(mean_cost, has_aux=True)(params, x, y)
+        check_soft_labels(cost, y)
+        both = partial(mean_cost, net, cost)
+        (value, output), grads = jax.value_and_grad(both, argnums, has_aux=True)(params, x, y)
+        return (value, Aux(output, None)), grads
 
     return bp
 
 
+def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+    """The mean over the batch of C(h_L, y) at the free state, and the free output [B, classes]: one forward pass."""
+    output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
+    return jnp.mean(jax.vmap(cost)(output, y)), output
+
+
 def energy_gradient(
-    net: Network, params: Params, x: Array, h: Sequence[Array], errors: Sequence[Array], weights: Array
-) -> Params:
+    net: Network,
+    params: Params,
+    x: Array,
+    h: Sequence[Array],
+    errors: Sequence[Array],
+    weights: Array,
+    argnums: Argnums = 0,
+) -> Any:
     """sum_bp weights_bp dF/dtheta at nudged states:  - sum_k (d f_k / d theta_k)^T sum_bp weights_bp eps_k.
 
+    For the input (`argnums` 1) it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds.
     x [B, ...]; h_k and eps_k [B, P, ...] for P phases; weights [B, P]. Sums over examples and phases within the
-    products: no gradient of a single example is ever formed.
+    products: no gradient of a single example's parameters is ever formed.
     """
-    states = (x, *h)
 
-    def surrogate(params: Params) -> Array:
+    def surrogate(params: Params, x: Array) -> Array:
+        states = (x, *map(lax.stop_gradient, h))
         total = jnp.zeros((), x.dtype)
         for k, eps in enumerate(errors, start=1):
             eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
@@ -139,11 +163,11 @@ def energy_gradient(
                 eps = eps.sum(axis=1)
             else:
                 predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
-            f = jax.vmap(predict)(*(lax.stop_gradient(states[j]) for j in sources))
+            f = jax.vmap(predict)(*(states[j] for j in sources))
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
-    return jax.grad(surrogate)(params)
+    return jax.grad(surrogate, argnums)(params, x)
 
 
 def _check_beta(beta: float | Array) -> None:
@@ -153,6 +177,11 @@ def _check_beta(beta: float | Array) -> None:
     if values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
         allowed = "a finite positive nudging strength, or one for each example (the scheme gives its sign)"
         raise ValueError(f"beta must be {allowed}, got {beta}")
+
+
+def _check_argnums(argnums: Argnums) -> None:
+    if argnums not in (0, 1, (0,), (1,), (0, 1), (1, 0)):
+        raise ValueError(f"argnums must be 0 (the parameters), 1 (the input) or both, got {argnums!r}")
 
 
 def _perturb(name: PerturbationName, cost: Cost, free: FreePhase, y: Array, beta: Array) -> Perturbation:
