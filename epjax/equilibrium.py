@@ -177,12 +177,17 @@ def check_tolerance(tolerance: float | None, dtype: jnp.dtype) -> None:
 def residual(
     problem: Problem, update: Update, h_L: Array, errors: Sequence[Array], layers: Sequence[Linearised]
 ) -> Array:
-    """max_k ||r_k|| / ||eps_k|| with r_k = eps_k - error(a_k, T_k), T_k from `errors` at the state of `layers`."""
+    """max_k ||r_k|| / ||eps_k|| with r_k = eps_k - error(a_k, T_k), T_k from `errors` at the state of `layers`.
+
+    The largest number of its dtype where some eps_k vanishes and r_k does not; infinite or NaN only where an r_k is.
+    """
     L = len(errors)
     T = sum_signals([layer.pull(eps) for layer, eps in zip(layers, errors, strict=True)])
     T[L] = problem.perturbation.signal(h_L)
     r = [eps - new_error(problem, update, k, layers[k - 1].a, T[k]) for k, eps in enumerate(errors, start=1)]
-    return jnp.max(jnp.stack([relative(r_k, eps) for r_k, eps in zip(r, errors, strict=True)]))
+    worst = jnp.max(jnp.stack([relative(r_k, eps) for r_k, eps in zip(r, errors, strict=True)]))
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(r_k)) for r_k in r]))
+    return jnp.where(sound, jnp.minimum(worst, jnp.finfo(worst.dtype).max), worst)
 
 
 def new_error(problem: Problem, update: Update, k: int, a: Array, T: Array) -> Array:

@@ -108,9 +108,10 @@ def train_step(
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
 
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
-    draws the same wherever it lies. The metrics are `cost` (mean),
-    `top1_error` and `top5_error` (shares in [0, 1] of this batch, at the parameters before the update), and
-    `finite`: whether cost and gradient were. Where they were not, parameters and momentum stay as they were.
+    draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of
+    this batch, at the parameters before the update), `residual` where the equilibration measured it (the worst of all
+    examples and phases), and `finite`: whether cost, residual and every number of the gradient were. Where they were
+    not, parameters and momentum stay as they were.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -118,7 +119,9 @@ def train_step(
         x, label = normalise(batch["image"]), batch["label"]
         (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        finite = jnp.isfinite(cost) & jnp.isfinite(optax.tree.norm(grads))
+        residual = getattr(aux.solution, "residual", None)
+        worst = {} if residual is None else {"residual": jnp.max(residual).astype(jnp.float32)}
+        finite = _all_finite((cost, worst, grads))
         new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
         rank = rank_of_label(aux.output, label)
         metrics = {
@@ -126,10 +129,16 @@ def train_step(
             "top1_error": jnp.mean(rank >= 1, dtype=jnp.float32),
             "top5_error": jnp.mean(rank >= 5, dtype=jnp.float32),
             "finite": finite,
+            **worst,
         }
         return _keep_if(finite, new, state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Of every number by itself: a norm of large finite ones overflows."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:

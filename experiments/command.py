@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.config import Config, describe
-from experiments.metrics import Line
+from experiments.metrics import Line, skipped
 from experiments.plots import learning_curve
 from experiments.stopping import STOPPED_EXIT_CODE, NotFinite, Stopped
 from experiments.table import files, method, summary
@@ -57,6 +57,10 @@ def _train(config: Config, recipe: Config, make_task: Callable[[], Task], consol
         console.print(describe(config, recipe), highlight=False, markup=False, soft_wrap=True)
         lines = trainer.run()
         console.print(summary(lines, title, how))
+        if left_out := skipped(lines):
+            console.print(
+                f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}", highlight=False
+            )
         for message in sorted(trainer.left_out):
             console.print(f"left out: {message}", highlight=False, soft_wrap=True)
         console.print(files(directory), highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ Traversal = Literal["async", "sync", "sweep"]
 MAY_CHANGE = frozenset(
     {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every"}
     | {"num_workers", "num_threads", "model_parallel", "microbatches", "on_bad_image", "data_name"}
+    | {"on_nan", "max_skipped"}
 )
 
 
@@ -51,6 +52,10 @@ class Run:
     """Devices that share one copy of the parameters (the model axis of the mesh)."""
     microbatches: int = 1
     """Slices of the batch, on each device, whose gradients are computed one after the other, in less memory."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """Stop at a NaN or infinity in cost, gradient or (with --tolerance) residual; or skip and count the step."""
+    max_skipped: int = 10
+    """Stop all the same when more steps than this are skipped in a row, with --on-nan skip."""
 
 
 @dataclass(frozen=True)

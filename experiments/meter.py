@@ -22,11 +22,14 @@ class Meter:
         self._since: float | None = None
         self.images_per_second: float | None = None
 
-    def add(self, metrics: Mapping[str, Any], waited: float) -> None:
-        """One finished step, before which the loop waited so many seconds for its batch."""
-        self.sums["steps"] += 1
-        for name in NAMES:
-            self.sums[name] += float(metrics[name])
+    def add(self, metrics: Mapping[str, Any] | None, waited: float) -> None:
+        """One finished step, before which the loop waited so many seconds for its batch; None: it was skipped."""
+        if metrics is not None:
+            self.sums["steps"] += 1
+            for name in NAMES:
+                self.sums[name] += float(metrics[name])
+            if "residual" in metrics:
+                self.sums["residual"] = max(self.sums.get("residual", 0.0), float(metrics["residual"]))
         now = time.perf_counter()
         if self._since is not None:  # the first step after a start or a pause is not timed: it may compile
             self._elapsed += now - self._since
@@ -45,7 +48,7 @@ class Meter:
         return self._waited / self._elapsed if self._elapsed else 0.0
 
     def line(self) -> dict[str, Any]:
-        """The window's means, errors in percent; a new window starts."""
+        """The window's means, errors in percent, and the worst residual where it was measured; a new window starts."""
         steps = self.sums["steps"]
         rate = None if self.images_per_second is None else round(self.images_per_second, 2)
         means = {
@@ -55,6 +58,8 @@ class Meter:
             "images_per_second": rate,
             "waiting": round(self.waiting, 4),
         }
-        self.sums = dict.fromkeys(self.sums, 0.0)
+        if "residual" in self.sums:
+            means["residual"] = self.sums["residual"]
+        self.sums = dict.fromkeys(("steps", *NAMES), 0.0)
         self._timed_steps, self._elapsed, self._waited = 0, 0.0, 0.0
         return means

@@ -72,6 +72,19 @@ def training(lines: list[Line]) -> list[Line]:
     return [line for line in lines if "cost" in line]
 
 
+def skipped(lines: list[Line]) -> list[Line]:
+    """The lines of steps that were left out, each with its reason as `skipped`."""
+    return [line for line in lines if "skipped" in line]
+
+
+def skipped_in_a_row(lines: list[Line], step: int) -> int:
+    """How many steps up to and with `step` were left out, one after the other."""
+    left_out, count = {line["step"] for line in skipped(lines)}, 0
+    while step - count in left_out:
+        count += 1
+    return count
+
+
 def read_lines(path: Path) -> list[Line]:
     """All whole lines of a file; a last line that a killed run cut off is left out. No file: no lines."""
     if not path.exists():

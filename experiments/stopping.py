@@ -1,7 +1,9 @@
 """Ways a run ends early: a signal, which is obeyed after the step at hand, and numbers that are none."""
 
+import math
 import signal
 import threading
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,7 +16,17 @@ class Stopped(Exception):
 
 
 class NotFinite(ArithmeticError):
-    """The cost or a gradient became NaN or infinite."""
+    """The cost, a gradient or the residual of the equilibria became NaN or infinite."""
+
+
+def broken(metrics: Mapping[str, Any]) -> str | None:
+    """Which of them became so in a step, from what `epjax.train.train_step` measured; None where all are numbers."""
+    if metrics["finite"]:
+        return None
+    for name, words in (("cost", "the cost"), ("residual", "the residual of the equilibria")):
+        if name in metrics and not math.isfinite(metrics[name]):
+            return words
+    return "a gradient"
 
 
 class StopRequest:

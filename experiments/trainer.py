@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations, checkpoints, metrics; goes on where an earlier run stopped."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from epjax.train import (
 from experiments import machine
 from experiments.config import Config, Optimiser, flat, identity, store
 from experiments.meter import Meter
-from experiments.metrics import Line, MetricsLog
+from experiments.metrics import Line, MetricsLog, skipped_in_a_row
 from experiments.progress import Reporter, Status
-from experiments.stopping import NotFinite, Stopped, StopRequest
+from experiments.stopping import NotFinite, Stopped, StopRequest, broken
 from experiments.task import Task, gradient
 
 
@@ -64,7 +64,8 @@ def make_plan(config: Config, images: int) -> Plan:
     """Raises ValueError for a batch larger than the training set and for counts below 1."""
     run, optimiser = config.run, config.optimiser
     counts = [("epochs", optimiser.epochs), ("batch_size", optimiser.batch_size), ("max_steps", run.max_steps)]
-    counts += [(name, getattr(run, name)) for name in ("eval_every", "checkpoint_every", "log_every", "microbatches")]
+    names = ("eval_every", "checkpoint_every", "log_every", "microbatches", "max_skipped")
+    counts += [(name, getattr(run, name)) for name in names]
     for name, value in counts:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}")
@@ -212,12 +213,21 @@ class Trainer:
     def _record(self, done: Pending) -> None:
         """Take in what a step reported, and write a line where one is due."""
         values, step = jax.device_get(done.metrics), done.step
-        if not values["finite"]:
-            raise NotFinite(self._not_finite(step, float(values["cost"])))
-        self.meter.add(values, done.waited)
+        what = broken(values)
+        if what:
+            self._skip(step, what)
+        self.meter.add(None if what else values, done.waited)
+        if not what:
+            self.reporter.update(self._status(step, values))
+        if step % self.plan.log == 0 and self.meter.sums["steps"]:
+            line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
+            rate_used = float(f"{float(self.rate(step - 1)):.6g}")
+            self.log.write(line | {"learning_rate": rate_used, "seconds": self._seconds()})
+
+    def _status(self, step: int, values: Mapping[str, Any]) -> Status:
         rate = self.meter.images_per_second
         left = None if rate is None else (self.plan.total - step) * self.config.optimiser.batch_size / rate
-        status = Status(
+        return Status(
             step=step,
             epoch=step / self.plan.epoch,
             cost=float(values["cost"]),
@@ -226,18 +236,22 @@ class Trainer:
             seconds_left=left,
             waiting=self.meter.waiting,
         )
-        self.reporter.update(status)
-        if step % self.plan.log == 0:
-            line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
-            rate_used = float(f"{float(self.rate(step - 1)):.6g}")
-            self.log.write(line | {"learning_rate": rate_used, "seconds": self._seconds()})
 
-    def _not_finite(self, step: int, cost: float) -> str:
-        what = "a gradient" if cost == cost and abs(cost) != float("inf") else "the cost"
+    def _skip(self, step: int, what: str) -> None:
+        """Leave a step out, which has changed no parameter. Raises NotFinite where that is not allowed (any more)."""
+        if self.config.run.on_nan == "stop":
+            raise NotFinite(self._not_finite(step, what))
+        self.log.write({"step": step, "epoch": self.plan.at(step), "skipped": what, "seconds": self._seconds()})
+        count = skipped_in_a_row(self.log.lines, step)
+        if count > self.config.run.max_skipped:
+            raise NotFinite(self._not_finite(step, what, f", with {count} steps skipped in a row"))
+        self.console.print(f"step {step} was skipped: {what} became NaN or infinite", highlight=False)
+
+    def _not_finite(self, step: int, what: str, more: str = "") -> str:
         saved = self.checkpoints.steps
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no checkpoint yet"
         return (
-            f"{what} became NaN or infinite at step {step} (epoch {self.plan.at(step)}); {kept} in"
+            f"{what} became NaN or infinite at step {step} (epoch {self.plan.at(step)}){more}; {kept} in"
             f" {self.checkpoints.directory}; try a smaller learning rate or beta"
         )
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments.config import Gradient
 from experiments.meter import Meter
-from experiments.metrics import MetricsLog, evaluations, read_lines, training
+from experiments.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
 from experiments.plots import learning_curve
 from experiments.progress import duration
 from experiments.table import method, summary
@@ -161,6 +161,30 @@ def test_rate_and_waiting_leave_out_the_first_step_and_pauses(monkeypatch):
     meter.add(rest[2], waited=3.0)  # not timed
     meter.add(rest[3], waited=0.0)
     assert (meter.images_per_second, meter.waiting) == (6.0, 0.2)
+
+
+def test_a_skipped_step_has_time_and_no_numbers():
+    meter = Meter(32)
+    for values in (*steps([1]), None, *steps([2])):
+        meter.add(values, 0.0)
+    assert meter.sums["steps"] == 2
+    assert meter.images_per_second is not None
+    assert meter.line()["cost"] == 1.5
+
+
+def test_the_worst_residual_of_a_window():
+    meter = Meter(32)
+    for values, residual in zip(steps(range(3)), (0.1, 0.3, 0.2), strict=True):
+        meter.add(values | {"residual": residual}, 0.0)
+    assert Meter(32, json.loads(json.dumps(meter.sums))).line()["residual"] == 0.3
+    assert meter.line()["residual"] == 0.3
+    meter.add(steps([1])[0], 0.0)
+    assert "residual" not in meter.line()
+
+
+def test_skipped_steps_in_a_row():
+    log = [{"step": step, "skipped": "the cost"} for step in (2, 5, 6, 7)] + [{"step": 7, "cost": 1.0}]
+    assert [skipped_in_a_row(log, step) for step in (1, 2, 4, 6, 7, 8)] == [0, 1, 0, 2, 3, 0]
 
 
 def test_learning_curve_is_a_picture_with_curves(tmp_path):

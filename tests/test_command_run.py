@@ -17,15 +17,17 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import epjax
 from epjax.train import initial_state
 from experiments import imagenet_vgg10, predict, vgg5
 from experiments.config import parse
-from experiments.metrics import evaluations, read_lines, training
+from experiments.metrics import evaluations, read_lines, skipped, training
 from experiments.progress import Reporter
 from experiments.trained import load
 from experiments.trainer import Trainer
@@ -355,6 +357,40 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(folder, tmp_path, capsys):
     message = fails(vgg5.main, [*argv, "--checkpoint-every", "1"], capsys)
     assert "became NaN or infinite at step 2 (epoch 0.5); the checkpoint of step 1 is kept" in message
     assert all(np.isfinite(leaf).all() for leaf in newest(tmp_path).values())
+    message = fails(vgg5.main, [*argv, "--on-nan", "skip", "--max-skipped", "2"], capsys)
+    assert "at step 4 (epoch 1), with 3 steps skipped in a row; the checkpoint of step 1 is kept" in message
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_survives_a_resume(folder, tmp_path, monkeypatch, capsys):
+    """One white image makes the gradient of its batch NaN, once an epoch."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    Image.new("RGB", (32, 32), "white").save(copy / "train" / CLASSES[3] / "003.JPEG", quality=100)
+
+    def gradient(options, network):
+        estimate = epjax.backprop_value_and_grad(network, epjax.cost.cross_entropy)
+
+        def breaks(params, x, y, key):
+            measured, grads = estimate(params, x, y, key)
+            white = jnp.any(jnp.mean(x, axis=(1, 2, 3)) > 1.9)
+            return measured, jax.tree.map(lambda g: jnp.where(white, jnp.nan, g), grads)
+
+        return breaks
+
+    monkeypatch.setattr("experiments.trainer.gradient", gradient)
+    argv = small(copy, tmp_path / "run", "--algorithm", "bp", "--log-every", "1", "--on-nan", "skip")
+    assert vgg5.main(argv) == 0
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    left_out = [line["step"] for line in skipped(lines)]
+    assert {line["skipped"] for line in skipped(lines)} == {"a gradient"}
+    assert [(step - 1) // 4 for step in left_out] == [0, 1]
+    assert [line["step"] for line in training(lines)] == [step for step in range(1, 9) if step not in left_out]
+    shown = capsys.readouterr().out
+    assert f"step {left_out[0]} was skipped: a gradient became NaN or infinite" in shown
+    assert f"2 steps were skipped, the last at step {left_out[1]}" in shown
+    argv[1] = str(tmp_path / "parts")
+    assert vgg5.main([*argv, "--max-steps", "4"]) == 0
+    assert vgg5.main(argv) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "parts")
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(folder, whole_run, tmp_path, capsys):

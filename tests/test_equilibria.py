@@ -45,7 +45,7 @@ def data(net, batch=3):
 def solver(net, method, beta=0.1, perturbation="nudge", errors="carried"):
     def solve(params, x, y):
         free = free_phase(net, params, x)
-        b = jnp.float64(beta)
+        b = jnp.asarray(beta, x.dtype)
         push = (
             Nudge(CE, y, b) if perturbation == "nudge" else Clamp(jax.nn.one_hot(y, 4, dtype=x.dtype), free.output, b)
         )
@@ -133,6 +133,19 @@ def test_the_residual_is_the_projected_gradient_of_F(method, activation):
 
 def _count(method):
     return "sweeps" if isinstance(method, epjax.Sweep) else "iterations"
+
+
+@pytest.mark.filterwarnings("ignore:iterations")
+def test_a_layer_that_is_not_reached_has_no_infinite_residual():
+    """Its error is zero and its signal is not. What is kept for broken states stops a run."""
+    net = epjax.models.mlp([6, 5, 5, 6, 4], gain=2.0)
+    params = net.init(jax.random.key(0), (7,))
+    x, y = jax.random.normal(jax.random.key(1), (3, 7), jnp.float32), jnp.arange(3)
+    solve = solver(net, epjax.Async(1, residual=True), beta=0.1)
+    residual = solve(params, x, y).residual
+    assert np.isfinite(residual).all()
+    assert np.max(residual) == np.finfo(np.float32).max
+    assert not np.isfinite(solve(params, jnp.nan * x, y).residual).any()
 
 
 def _residual_by_grad(net, params, x, y, h):

@@ -25,6 +25,7 @@ from epjax.train import (
     sgd,
     train_step,
 )
+from experiments.stopping import broken
 
 
 @jax.tree_util.register_dataclass
@@ -104,18 +105,53 @@ def test_randomness_is_a_function_of_seed_and_step():
 @pytest.mark.parametrize("where", ["cost", "gradient"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(where, value):
-    def broken(params, x, y, key):
+    def breaks(params, x, y, key):
         (cost, aux), grads = linear(params, x, y, key)
         grads = {"w": grads["w"].at[1].set(value)} if where == "gradient" else grads
         return (cost + value if where == "cost" else cost, aux), grads
 
     optimiser = sgd(0.1, weight_decay=0.1)
     state = initial_state({"w": jnp.ones(3)}, optimiser)
-    new, metrics = train_step(broken, optimiser, identity)(state, some_batch())
+    new, metrics = train_step(breaks, optimiser, identity)(state, some_batch())
     assert not bool(metrics["finite"])
+    assert broken(jax.device_get(metrics)) == {"cost": "the cost", "gradient": "a gradient"}[where]
     np.testing.assert_array_equal(new.params["w"], np.ones(3))
     np.testing.assert_array_equal(optax.tree.get(new.opt_state, "trace")["w"], np.zeros(3))
     assert int(new.step) == 1
+
+
+def test_a_large_gradient_is_finite():
+    """Its norm is not, in float32."""
+
+    def large(params, x, y, key):
+        (cost, aux), _ = linear(params, x, y, key)
+        return (cost, aux), {"w": jnp.full(3, 1e30)}
+
+    optimiser = sgd(1e-30, momentum=0.0, nesterov=False)
+    state = initial_state({"w": jnp.zeros(3)}, optimiser)
+    new, metrics = train_step(large, optimiser, identity)(state, some_batch())
+    assert bool(metrics["finite"])
+    np.testing.assert_allclose(new.params["w"], -np.ones(3), rtol=1e-6)
+
+
+@dataclass(frozen=True)
+class Solution:
+    residual: jax.Array
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_the_worst_residual_is_measured_and_guarded(value):
+    def nudged(params, x, y, key):
+        (cost, aux), grads = linear(params, x, y, key)
+        residual = jnp.array([[0.1, 0.2], [0.0, value], [0.1, 0.1], [0.3, 0.1]], jnp.float32)
+        return (cost, Aux(aux.output, Solution(residual))), grads
+
+    optimiser, state = start()
+    new, metrics = train_step(nudged, optimiser, identity)(state, some_batch())
+    np.testing.assert_equal(float(metrics["residual"]), value)
+    assert bool(metrics["finite"]) == (value == 0.5)
+    assert (float(new.params["w"][0]) == 1.0) == (value != 0.5)
+    assert broken(jax.device_get(metrics)) == (None if value == 0.5 else "the residual of the equilibria")
 
 
 def test_the_state_is_donated():
