@@ -21,6 +21,7 @@ class Meter:
         self._elapsed = self._waited = 0.0
         self._since: float | None = None
         self.images_per_second: float | None = None
+        self.step_seconds: float | None = None
 
     def add(self, metrics: Mapping[str, Any] | None, waited: float) -> None:
         """One finished step, before which the loop waited so many seconds for its batch; None: it was skipped."""
@@ -31,8 +32,9 @@ class Meter:
             if "residual" in metrics:
                 self.sums["residual"] = max(self.sums.get("residual", 0.0), float(metrics["residual"]))
         now = time.perf_counter()
-        if self._since is not None:  # the first step after a start or a pause is not timed: it may compile
-            self._elapsed += now - self._since
+        self.step_seconds = None if self._since is None else now - self._since
+        if self.step_seconds is not None:  # the first step after a start or a pause is not timed: it may compile
+            self._elapsed += self.step_seconds
             self._waited += waited
             self._timed_steps += 1
             self.images_per_second = self._timed_steps * self._batch_size / self._elapsed

@@ -28,6 +28,7 @@ from experiments import machine
 from experiments.config import Config, Optimiser, flat, identity, store
 from experiments.meter import Meter
 from experiments.metrics import Line, MetricsLog, skipped_in_a_row
+from experiments.pace import Pace
 from experiments.progress import Reporter, Status
 from experiments.stopping import NotFinite, Stopped, StopRequest, broken
 from experiments.task import Task, gradient
@@ -111,6 +112,7 @@ class Trainer:
         self.eval_step = eval_step(task.network.forward, cost, normalise)
         self.put = sharding.put_batch(self.mesh)
         self.pending: Pending | None = None
+        self.pace = Pace()
         self.left_out: set[str] = set()
 
     def run(self) -> list[Line]:
@@ -217,6 +219,7 @@ class Trainer:
         if what:
             self._skip(step, what)
         self.meter.add(None if what else values, done.waited)
+        self._tell_if_slow(step)
         if not what:
             self.reporter.update(self._status(step, values))
         if step % self.plan.log == 0 and self.meter.sums["steps"]:
@@ -236,6 +239,13 @@ class Trainer:
             seconds_left=left,
             waiting=self.meter.waiting,
         )
+
+    def _tell_if_slow(self, step: int) -> None:
+        """On the screen only: it says something of the machine, or of what feeds it, not of the run."""
+        seconds = self.meter.step_seconds
+        usual = None if seconds is None else self.pace.slow(seconds)
+        if usual is not None:
+            self.console.print(f"step {step} took {seconds:.1f} s, usually {usual:.2g} s", highlight=False)
 
     def _skip(self, step: int, what: str) -> None:
         """Leave a step out, which has changed no parameter. Raises NotFinite where that is not allowed (any more)."""

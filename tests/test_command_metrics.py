@@ -17,6 +17,7 @@ from rich.console import Console
 from experiments.config import Gradient
 from experiments.meter import Meter
 from experiments.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
+from experiments.pace import Pace
 from experiments.plots import learning_curve
 from experiments.progress import duration
 from experiments.table import method, summary
@@ -156,9 +157,10 @@ def test_rate_and_waiting_leave_out_the_first_step_and_pauses(monkeypatch):
     meter.add(first, waited=50.0)  # compiles, not timed
     meter.add(rest[0], waited=1.0)
     meter.add(rest[1], waited=0.0)
-    assert (meter.images_per_second, meter.waiting) == (5.0, 0.25)
+    assert (meter.images_per_second, meter.waiting, meter.step_seconds) == (5.0, 0.25, 2.0)
     meter.pause()
     meter.add(rest[2], waited=3.0)  # not timed
+    assert meter.step_seconds is None
     meter.add(rest[3], waited=0.0)
     assert (meter.images_per_second, meter.waiting) == (6.0, 0.2)
 
@@ -170,6 +172,15 @@ def test_a_skipped_step_has_time_and_no_numbers():
     assert meter.sums["steps"] == 2
     assert meter.images_per_second is not None
     assert meter.line()["cost"] == 1.5
+
+
+def test_a_step_that_takes_far_longer_than_usual_is_noticed():
+    pace, slow = Pace(), [0.3] * 4 + [9.0] + [0.3] * 25 + [1.4, 1.6, 0.3]
+    assert [(i, usual) for i, seconds in enumerate(slow) if (usual := pace.slow(seconds))] == [(31, 0.3)]
+    assert not any(Pace().slow(seconds) for seconds in [0.01] * 20 + [0.9])  # a second is nothing to speak of
+    steady = [pace.slow(4.0) for _ in range(100)]
+    assert steady[0] == 0.3
+    assert steady[-1] is None  # it has become usual
 
 
 def test_the_worst_residual_of_a_window():

@@ -409,6 +409,21 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(folder, whole_run, tm
     assert_same_run(whole_run, tmp_path)
 
 
+def test_a_slow_step_is_told(folder, tmp_path, monkeypatch, capsys):
+    """Also that an evaluation, a save and the compilation are none."""
+    update = Reporter.update
+
+    def sleep_once(self, status):
+        update(self, status)
+        time.sleep(1.5 if status.step == 7 else 0.0)
+
+    monkeypatch.setattr(Reporter, "update", sleep_once)
+    assert vgg5.main(small(folder, tmp_path, "--scheme", "random", "--log-every", "3")) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "usually" in line]
+    assert len(shown) == 1
+    assert re.match(r"step 8 took \d+\.\d s, usually 0\.\d+ s", shown[0])
+
+
 def test_a_warning_is_shown_once(folder, tmp_path, capsys):
     argv = small(folder, tmp_path, "--traversal", "async", "--iterations", "2", "--max-steps", "1")
     with warnings.catch_warnings():
