@@ -12,9 +12,10 @@ from benchmarks.rows import Row
 from epjax.activation import Update
 from epjax.cost import Cost, cross_entropy
 from epjax.equilibrium import Equilibration, Errors, Problem, Solution
-from epjax.estimator import Phases, Scheme, ValueAndGrad
+from epjax.estimator import Phases, ValueAndGrad
 from epjax.network import Network
 from epjax.precision import Precision
+from epjax.scheme import Scheme
 
 BETA = 0.05
 

@@ -1,5 +1,6 @@
 """Activations phi_k and the error that a top-down signal leaves at a layer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -36,15 +37,24 @@ class Activation:
         For ReLU and mod-PGD: max(T, -a) where a > 0 and ReLU(a + T) where a <= 0. a - phi(a) is exact in
         floating point: it is 0 inside the range. docs/method.md section 5.
         """
-        if self.bounds is None:
+        if not self.projects:
             return T
+        assert self.bounds is not None
         lo, hi = self.bounds
         p = self.phi(a)
         return jnp.clip(T + (a - p) if update == "mod_pgd" else T, lo - p, hi - p)
 
     def project(self, h: Array) -> Array:
-        """proj(h) on the range of phi: clip(h, lo, hi), or h itself for a smooth phi."""
-        return h if self.bounds is None else jnp.clip(h, *self.bounds)
+        """proj(h) on the range of phi: clip(h, lo, hi), or h itself where nothing is out of range."""
+        if not self.projects:
+            return h
+        assert self.bounds is not None
+        return jnp.clip(h, *self.bounds)
+
+    @property
+    def projects(self) -> bool:
+        """Whether some states are out of phi's range and projected onto it, which makes a kink."""
+        return self.bounds is not None and any(map(math.isfinite, self.bounds))
 
 
 identity = Activation("identity", lambda a: a, (-float("inf"), float("inf")))

@@ -200,8 +200,9 @@ def new_error(problem: Problem, update: Update, k: int, a: Array, T: Array) -> A
 
 def relative(r: Array, eps: Array) -> Array:
     """||r|| / ||eps||, 0 where both vanish (a layer that the wave has not reached)."""
+    r, eps = jnp.abs(r), jnp.abs(eps)
     tiny = jnp.finfo(eps.dtype).tiny
-    scale = jnp.maximum(jnp.max(jnp.abs(eps)), tiny)  # the squares of small errors would underflow
+    scale = jnp.maximum(jnp.max(eps), tiny)  # the squares of small errors would underflow
     r, eps = r / scale, eps / scale
     return jnp.sqrt(jnp.sum(r * r) / jnp.maximum(jnp.sum(eps * eps), tiny))
 
@@ -348,7 +349,7 @@ def start(problem: Problem) -> Iterate:
         L = len(h)
         eps[L] = problem.perturbation.signal(h[L])
         h[L] = h[L] + eps[L]
-    return Iterate(h, eps, {}, jnp.zeros((), problem.x.dtype))
+    return Iterate(h, eps, {}, jnp.zeros((), problem.x.real.dtype))
 
 
 def with_signals(iterate: Iterate, L: int) -> Iterate:

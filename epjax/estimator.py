@@ -1,9 +1,7 @@
 """Gradient estimators: equilibrium propagation by finite nudging, and backpropagation behind the same signature.
 
     G(beta) = dF/dtheta = - sum_k (d f_k / d theta_k)^T eps_k   at the nudged state, h_{k-1} nudged too
-    forward    G(+|beta|) / |beta|                backward  G(-|beta|) / (-|beta|)
-    random     G(s |beta|) / (s |beta|), s = +1 or -1 drawn per example
-    centered   [G(+beta) - G(-beta)] / (2 beta)
+    gradient = sum_p c_p G(s_p beta) / (s_p beta)               over the phases p of a scheme (see `epjax.scheme`)
 
 docs/method.md section 3; arXiv:2606.03584.
 """
@@ -22,9 +20,9 @@ from epjax.cost import Cost, as_target, check_soft_labels
 from epjax.equilibrium import Equilibration, Errors, FreePhase, Problem, Solution, equilibrate, free_phase
 from epjax.network import Network, Params
 from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
+from epjax.scheme import Scheme, as_complex, check_analytic, check_scheme, nudges
 from epjax.sweep import Sweep
 
-Scheme = Literal["centered", "forward", "backward", "random"]
 Phases = Literal["together", "sequential"]
 
 
@@ -56,6 +54,7 @@ def value_and_grad(
     cost: Cost,
     *,
     scheme: Scheme = "centered",
+    points: int = 1,
     perturbation: PerturbationName = "nudge",
     beta: float | Array = 0.05,
     equilibration: Equilibration | None = None,
@@ -72,8 +71,8 @@ def value_and_grad(
     asks for the gradient for the input as well, or instead: dF/dx = -T_0, had like that for the parameters. Raises
     ValueError for an option outside its set, and for beta that is zero, negative or not finite.
     """
+    check_scheme(scheme, points, net)
     for name, value, allowed in (
-        ("scheme", scheme, get_args(Scheme)),
         ("perturbation", perturbation, get_args(PerturbationName)),
         ("errors", errors, get_args(Errors)),
         ("phases", phases, get_args(Phases)),
@@ -94,23 +93,25 @@ def value_and_grad(
 
         return free.output, jax.vmap(phase)(betas)
 
-    def estimate(params: Params, x: Array, y: Array, betas: Array) -> tuple[Array, Solution, Params]:
+    def estimate(params: Params, x: Array, y: Array, betas: Array, c: Array) -> tuple[Array, Solution, Any]:
         output, solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
         assert solution.h is not None
         assert solution.errors is not None
-        weights = 1 / (betas * betas.size)
+        weights = c / (betas * x.shape[0])
         grads = energy_gradient(net, params, x, solution.h, solution.errors, weights, argnums)
         return output, replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         check_soft_labels(cost, y)
+        s, c = nudges(scheme, points, x.shape[0], key, x.dtype)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
-        signs = _signs(scheme, x.shape[0], key, x.dtype)
-        betas = jnp.broadcast_to(strength, signs.shape) * signs
-        if phases == "together" or betas.shape[1] == 1:
-            output, solution, grads = estimate(params, x, y, betas)
-        else:
-            output, solution, grads = _in_sequence(estimate, params, x, y, betas)
+        betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
+        if scheme == "holomorphic":
+            params, x = as_complex((params, x))
+            check_analytic(net, params, x[0])
+        run = estimate if phases == "together" or c.shape[1] == 1 else partial(_in_sequence, estimate)
+        output, solution, grads = run(params, x, y, betas, c)
+        output, grads = jax.tree.map(jnp.real, (output, grads))
         return (jnp.mean(jax.vmap(cost)(output, y)), Aux(output, solution)), grads
 
     return ep
@@ -167,7 +168,7 @@ def energy_gradient(
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
-    return jax.grad(surrogate, argnums)(params, x)
+    return jax.grad(surrogate, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
 
 
 def _check_beta(beta: float | Array) -> None:
@@ -190,31 +191,17 @@ def _perturb(name: PerturbationName, cost: Cost, free: FreePhase, y: Array, beta
     return Clamp(as_target(y, free.output.shape[0], free.output.dtype), free.output, beta)
 
 
-def _signs(scheme: Scheme, batch: int, key: Array | None, dtype: Any) -> Array:
-    """The sign of beta [B, P] in each phase."""
-    if scheme == "random":
-        if key is None:
-            raise ValueError("key must be a jax random key for scheme='random', got None")
-        if key.ndim:
-            return jax.vmap(lambda key: jax.random.rademacher(key, (1,), dtype))(key)
-        return jax.random.rademacher(key, (batch, 1), dtype)
-    signs = {"centered": [1, -1], "forward": [1], "backward": [-1]}[scheme]
-    return jnp.broadcast_to(jnp.array(signs, dtype), (batch, len(signs)))
-
-
 def _in_sequence(
-    estimate: Callable[..., tuple[Array, Solution, Params]], params: Params, x: Array, y: Array, betas: Array
-) -> tuple[Array, Solution, Params]:
+    estimate: Callable[..., tuple[Array, Solution, Any]], params: Params, x: Array, y: Array, betas: Array, c: Array
+) -> tuple[Array, Solution, Any]:
     """The phases one after the other: the second starts, with a free phase of its own, once the first is gone."""
-    P = betas.shape[1]
-    output, first, grads = estimate(params, x, y, betas[:, :1])
+    output, first, grads = estimate(params, x, y, betas[:, :1], c[:, :1])
     solutions = [first]
-    for p in range(1, P):
+    for p in range(1, c.shape[1]):
         # A real dependence: XLA for CPU drops optimization barriers early and would merge the phases again.
         done = sum(g.ravel()[0] for g in jax.tree.leaves(grads))
         x = x + jnp.broadcast_to(0 * done, x.shape)
-        _, solution, more = estimate(params, x, y, betas[:, p : p + 1])
+        _, solution, more = estimate(params, x, y, betas[:, p : p + 1], c[:, p : p + 1])
         solutions.append(solution)
         grads = jax.tree.map(jnp.add, grads, more)
-    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *solutions)
-    return output, stacked, jax.tree.map(lambda g: g / P, grads)
+    return output, jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *solutions), grads

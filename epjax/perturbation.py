@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from epjax.activation import Activation, Update
@@ -44,7 +45,7 @@ class Nudge:
 
     def signal(self, h_L: Array) -> Array:
         """T_L = -beta dC/dh_L at h_L [classes]."""
-        return -self.beta * jax.grad(self.cost)(h_L, self.y)
+        return -self.beta * jax.grad(self.cost, holomorphic=jnp.iscomplexobj(h_L))(h_L, self.y)
 
     def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
         """eps_L as at any layer, with T_L for its top-down signal."""

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 
 from epjax import cost, models
 from epjax.equilibrium import Async, Equilibration
-from epjax.estimator import Scheme, ValueAndGrad, backprop_value_and_grad, value_and_grad
+from epjax.estimator import ValueAndGrad, backprop_value_and_grad, value_and_grad
 from epjax.network import Network
 from epjax.precision import Precision
+from epjax.scheme import Scheme
 from epjax.sweep import Sweep
 
 IMAGENET_IMAGES = 1_281_167

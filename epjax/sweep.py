@@ -77,7 +77,7 @@ class Sweep:
             T, new_eps = self.backward(problem, h, layers)
             return T, _change(new_eps, eps), _record(problem, energies, i, h, eps)
 
-        change = jnp.full((), jnp.inf, problem.x.dtype)
+        change = jnp.full((), jnp.inf, problem.x.real.dtype)
         laid_out = min(max(self.unroll, 1), S)
         for i in range(1, laid_out):
             T, change, energies = step(i, T, energies)

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from epjax.equilibrium import Errors
-from epjax.estimator import Phases, Scheme
+from epjax.estimator import Phases
 from epjax.perturbation import PerturbationName
 from epjax.precision import Precision
+from epjax.scheme import Scheme
 
 Traversal = Literal["async", "sync", "sweep"]
 # Options that may change between a run and its continuation: they do not touch the numbers.
@@ -65,7 +66,9 @@ class Gradient:
     algorithm: Literal["ep", "bp"] = "ep"
     """Equilibrium propagation, or backpropagation of the same network."""
     scheme: Scheme = "centered"
-    """Which nudged phases: both signs, one sign, or a random sign for each image."""
+    """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
+    points: int = 1
+    """N strengths of either sign (centered), or half the roots of unity (holomorphic): error O(beta^2N) if smooth."""
     cost: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     """What the output is nudged to lower."""
     perturbation: PerturbationName = "nudge"

@@ -68,7 +68,7 @@ def load(options: Options) -> Images:
     """All images in memory."""
     data = open_dataset(options.data)
     _, transform = data.transforms(options.image_size)
-    mean, std = (np.float32(v) for v in data.stats)
+    mean, std = np.asarray(data.stats, np.float32)
     arrays: list[np.ndarray] = []
     for split in (data.train, data.val):
         examples = [split[i] for i in range(len(split))]

@@ -15,8 +15,9 @@ def method(options: Gradient) -> str:
     if options.algorithm == "bp":
         return f"backpropagation, {options.cost}, {options.precision}"
     count = {"sweep": f"S = {options.sweeps}"}.get(options.traversal, f"K = {options.iterations}")
+    scheme = options.scheme if options.points == 1 else f"{options.scheme} ({options.points} points)"
     return (
-        f"EP {options.scheme}, {options.traversal} {options.update}, beta = {options.beta:g}, {count},"
+        f"EP {scheme}, {options.traversal} {options.update}, beta = {options.beta:g}, {count},"
         f" {options.errors} errors, {options.cost}, {options.precision}"
     )
 

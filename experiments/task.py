@@ -65,6 +65,7 @@ def gradient(options: Gradient, network: Network) -> ValueAndGrad:
         network,
         cost,
         scheme=options.scheme,
+        points=options.points,
         perturbation=options.perturbation,
         beta=options.beta,
         equilibration=equilibration(options),

@@ -7,16 +7,18 @@ carried wrongly, and EP that is quietly replaced by backpropagation.
 import warnings
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import epjax
-from epjax.activation import gelu, hard_tanh, identity, relu, softplus, tanh
+from epjax.activation import Activation, gelu, hard_tanh, identity, relu, sigmoid, silu, softplus, tanh
 from epjax.drive import Conv, Dense
 
 CE, SE = epjax.cost.cross_entropy, epjax.cost.squared_error
+elu = Activation("elu", jax.nn.elu)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -85,6 +87,58 @@ def test_order_of_the_error(method, scheme, order):
     measured = errors_over(betas, smooth_mlp(), scheme=scheme, equilibration=equilibration, errors=errors)
     slope = np.polyfit(np.log(betas), np.log(measured), 1)[0]
     assert abs(slope - order) < 0.05, (slope, measured)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "points", "betas"),
+    [
+        ("centered", 2, [0.02, 0.01, 0.005]),
+        ("centered", 3, [0.02, 0.01, 0.005]),
+        ("holomorphic", 1, [0.02, 0.01, 0.005]),
+        ("holomorphic", 2, [0.1, 0.05, 0.025]),
+        ("holomorphic", 3, [0.1, 0.05, 0.025]),
+    ],
+)
+def test_more_points_take_the_error_to_a_higher_order(scheme, points, betas):
+    """Slope 2 N. A wrong coefficient leaves 2 or 0, a root or a conjugate too many leaves 0 or 1."""
+    method = epjax.Sweep(1, update="pgd")
+    measured = errors_over(betas, smooth_mlp(), scheme=scheme, points=points, equilibration=method)
+    slope = np.polyfit(np.log(betas), np.log(measured), 1)[0]
+    assert abs(slope - 2 * points) < 0.1, (slope, measured)
+
+
+@pytest.mark.parametrize("scheme", ["centered", "holomorphic"])
+def test_points_through_convolutions_skips_and_iterations(scheme):
+    """Even/odd iterations with a residual, phases in sequence, the input's gradient, a strength for each example."""
+    layers = [(Conv(3, gain=2.0), gelu, ()), (Dense(5), silu, ()), (Dense(6, gain=2.0), sigmoid, (0,))]
+    net = epjax.Network((*(epjax.Layer(*layer) for layer in layers), epjax.Layer(Dense(4), identity)))
+    _, params, x, y = case(net, (4, 4, 2))
+    options = {"equilibration": epjax.Async(2, update="pgd", residual=True), "phases": "sequential"}
+    options |= {"scheme": scheme, "points": 2, "argnums": (0, 1), "beta": jnp.array([0.01, 0.02, 0.03])}
+    (cost, aux), grads = jax.jit(epjax.value_and_grad(net, CE, **options))(params, x, y, None)
+    (same, _), exact = jax.jit(epjax.backprop_value_and_grad(net, CE, argnums=(0, 1)))(params, x, y, None)
+    assert relative_error(grads, exact) < 1e-6
+    np.testing.assert_allclose(cost, same, rtol=1e-12)
+    assert aux.output.dtype == aux.solution.residual.dtype == jnp.float64
+    assert aux.solution.residual.shape == (3, {"centered": 4, "holomorphic": 3}[scheme])
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "message"),
+    [
+        (epjax.models.mlp([5, 4]), {}, "layer 1 has 'relu': use smooth functions, or scheme='centered' with points"),
+        (conv_net(tanh), {}, r"layer 1 \(Conv\) computes .*select_n"),
+        (epjax.from_flax([nn.Dense(3), nn.LayerNorm(), nn.Dense(4)]), {}, r"layer 2 \(LayerNorm\) computes .*real"),
+        (epjax.Network((epjax.Layer(Dense(4), elu),)), {}, r"layer 1 \(Dense\) computes .*select_n"),
+        (epjax.models.mlp([4]), {"points": 0}, "points must be 1, or more with .*, got 0"),
+        (epjax.models.mlp([4]), {"scheme": "forward", "points": 2}, "points must be 1, or more with .*, got 2"),
+        (epjax.models.mlp([4], precision="tf32"), {}, "needs precision='float32', got 'tf32'"),
+    ],
+)
+def test_what_is_not_analytic_is_refused(net, options, message):
+    options = {"scheme": "holomorphic", "equilibration": epjax.Sweep(1, update="pgd"), **options}
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: epjax.value_and_grad(net, CE, **options)(*case(net, (8, 8, 2))[1:], None))
 
 
 @pytest.mark.parametrize("cost", [CE, SE])

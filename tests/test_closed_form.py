@@ -211,12 +211,12 @@ def test_schemes(scheme, update):
 
 
 def test_random_signs_are_per_example_and_seeded():
-    from epjax.estimator import _signs
+    from epjax.scheme import nudges
 
-    signs = np.array(_signs("random", 64, jax.random.key(0), jnp.float64))
+    signs = np.array(nudges("random", 1, 64, jax.random.key(0), jnp.float64)[0])
     assert set(signs.ravel()) == {-1.0, 1.0}
-    assert np.array_equal(signs, _signs("random", 64, jax.random.key(0), jnp.float64))
-    assert not np.array_equal(signs, _signs("random", 64, jax.random.key(1), jnp.float64))
+    assert np.array_equal(signs, nudges("random", 1, 64, jax.random.key(0), jnp.float64)[0])
+    assert not np.array_equal(signs, nudges("random", 1, 64, jax.random.key(1), jnp.float64)[0])
 
 
 def test_recomputed_errors_are_those_of_the_final_state():
