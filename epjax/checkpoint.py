@@ -1,5 +1,8 @@
 """Checkpoints of a run: written in the background, complete or absent, checked when read.
 
+Of a run in many processes each writes and reads its own share, in one folder that all see; what one of them cannot read
+is damaged for all.
+
 Nothing else in epjax knows orbax. A checkpoint holds the state (any pytree of arrays), the configuration
 that made it, and a few numbers of the caller's; the position in the data is a function of the step, so it
 needs no place here.
@@ -11,9 +14,10 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
+
+from epjax.processes import count, first, gather, index
 
 State = Any
 _policies = ocp.training.preservation_policies
@@ -111,64 +117,56 @@ class Checkpoints:
         warning and put aside in `damaged/`. Raises `ConfigurationDiffers`, and OSError where no checkpoint
         is readable.
         """
-        damaged: dict[int, Exception] = {}
-        for step in reversed(self.steps):
-            try:
-                with _quiet():
-                    restored = self._read(step, like)
-            except ConfigurationDiffers:
-                raise
-            except Exception as error:
-                damaged[step] = error
-            else:
-                self._put_aside(damaged, f"going on from step {step}")
-                self._manager.reload()
-                return restored
+        damaged: dict[int, str] = {}
+        for step in reversed(first(self.steps)):
+            path = self.directory / str(step)
+            note, reason = _of_all(partial(_note, path))
+            if reason is None:
+                self._check_configuration(note["config"])
+                state, reason = _of_all(partial(_load_own, path, like))  # all load or none: orbax counts the loads
+            if reason is None:
+                if _digest(state) == note["digest"]:
+                    self._put_aside(damaged, f"going on from step {step}")
+                    self._manager.reload()
+                    return Restored(state, step, note["extra"])
+                reason = f"the arrays of step {step} are not those that were saved"
+            damaged[step] = reason
         self._refuse(damaged)
         return None
 
-    def _read(self, step: int, like: State) -> Restored:
-        note = _note(self.directory / str(step))
-        differing = differences(note["config"], self._config)
+    def _check_configuration(self, config: Mapping[str, Any]) -> None:
+        differing = differences(config, self._config)
         if differing:
             raise ConfigurationDiffers(
                 f"the checkpoint in {self.directory} has another configuration: {'; '.join(differing)};"
                 " give the same options, or another --workdir"
             )
-        state = self._manager.load(step, like)
-        if _digest(state) != note["digest"]:
-            raise OSError(f"the arrays of step {step} are not those that were saved")
-        return Restored(state, step, note["extra"])
 
     def _put_aside_unreadable_notes(self) -> None:
         """Before the folder is opened, because opening reads the notes of every step."""
-        steps = saved_steps(self.directory)
-        damaged: dict[int, Exception] = {}
-        for step in steps:
-            try:
-                with _quiet():
-                    _note(self.directory / str(step))
-            except Exception as error:
-                damaged[step] = error
+        steps = first(saved_steps(self.directory))
+        reasons = {step: _of_all(partial(_note, self.directory / str(step)))[1] for step in steps}
+        damaged = {step: reason for step, reason in reasons.items() if reason is not None}
         if damaged and len(damaged) == len(steps):
             self._refuse(damaged)
         self._put_aside(damaged, "going on without it")
 
-    def _put_aside(self, damaged: Mapping[int, Exception], then: str) -> None:
+    def _put_aside(self, damaged: Mapping[int, str], then: str) -> None:
         for step in damaged:
             warnings.warn(f"the checkpoint of step {step} is damaged, {then}", stacklevel=4)
-            if jax.process_index() == 0:
+            if index() == 0:
                 shutil.move(self.directory / str(step), _free_name(self.directory.parent / "damaged", str(step)))
+        gather(None)  # before the others look into the folder again
 
-    def _refuse(self, damaged: Mapping[int, Exception]) -> None:
+    def _refuse(self, damaged: Mapping[int, str]) -> None:
         if damaged:
             newest = max(damaged)
-            reason = _line(damaged[newest])
+            reason = damaged[newest]
             raise OSError(f"no checkpoint in {self.directory} can be read, newest is step {newest}: {reason}")
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed save left: a folder gets its final name only when it is complete."""
-        if jax.process_index() == 0:
+        if index() == 0:
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -275,6 +273,28 @@ def _free_name(folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     candidates = [folder / name, *(folder / f"{name}.{number}" for number in range(1, 1000))]
     return next(path for path in candidates if not path.exists())
+
+
+def _load_own(path: Path, like: State) -> State:
+    """This process's share of the arrays, without a barrier: one that cannot read must not keep the others waiting."""
+    context = ocp.Context()
+    if count() > 1:
+        context.multiprocessing.primary_host = index()
+        context.multiprocessing.active_processes = {index()}
+        context.multiprocessing.barrier_sync_key_prefix = f"process{index()}"
+    with context:
+        return ocp.load(path, like)
+
+
+def _of_all(read: Callable[[], Any]) -> tuple[Any, str | None]:
+    """What `read` gives in this process, and why it failed in the first of the processes in which it did."""
+    value, reason = None, None
+    try:
+        with _quiet():
+            value = read()
+    except Exception as error:
+        reason = _line(error)
+    return value, next((reason for reason in gather(reason) if reason is not None), None)
 
 
 @contextmanager

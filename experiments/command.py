@@ -9,16 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.config import Config, describe
+from epjax import processes
+from experiments.config import MAY_DIFFER, Config, describe, flat
 from experiments.metrics import Line, skipped
 from experiments.plots import learning_curve
-from experiments.stopping import STOPPED_EXIT_CODE, NotFinite, Stopped
+from experiments.stopping import MENDABLE, STOPPED_EXIT_CODE, TRACEBACK, Stopped, sentence, together
 from experiments.table import files, method, summary
 from experiments.task import Task
 from experiments.trainer import Trainer
 from experiments.workdir import own
-
-TRACEBACK = "EPJAX_TRACEBACK"
 
 
 def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
@@ -32,11 +31,16 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _Warnings()
-            _train(*read(), console)
+            config, recipe, make_task = read()
+            start = config.processes
+            processes.start(start.coordinator, start.num_processes, start.process_id)
+            console.quiet = processes.index() > 0
+            with together():
+                _train(config, recipe, make_task, console)
     except Stopped as stop:
         console.print(str(stop), highlight=False)
         return STOPPED_EXIT_CODE
-    except (ValueError, OSError, NotFinite) as error:
+    except MENDABLE as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         print(f"error: {sentence(error)}", file=sys.stderr)
@@ -46,6 +50,7 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
 
 def _train(config: Config, recipe: Config, make_task: Callable[[], Task], console: Console) -> None:
     task, directory = make_task(), config.run.workdir
+    _check_alike(flat(config) | task.facts())
     title, how = f"{task.title} on {task.dataset.name}", method(config.gradient)
 
     def draw(lines: list[Line]) -> None:
@@ -61,25 +66,27 @@ def _train(config: Config, recipe: Config, make_task: Callable[[], Task], consol
             console.print(
                 f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}", highlight=False
             )
-        for message in sorted(trainer.left_out):
+        for message in sorted(set().union(*processes.gather(sorted(trainer.left_out)))):
             console.print(f"left out: {message}", highlight=False, soft_wrap=True)
         console.print(files(directory), highlight=False, soft_wrap=True)
 
 
-def sentence(error: BaseException) -> str:
-    """The error as one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+def _check_alike(options: dict[str, Any]) -> None:
+    """Refuse processes that were started for another run than process 0, or see other data."""
+    first, *others = processes.gather({name: value for name, value in options.items() if name not in MAY_DIFFER})
+    for number, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise ValueError(f"{name} is {value} in process 0, but {other[name]} in process {number}")
 
 
 class _Warnings:
-    """Shows each warning once, as one line on the standard error."""
+    """Shows each warning once, as one line on the standard error of process 0: the others have the same."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def __call__(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if str(message) not in self._seen:
+        if str(message) not in self._seen and processes.index() == 0:
             self._seen.add(str(message))
             print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

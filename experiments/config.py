@@ -23,10 +23,14 @@ from epjax.scheme import Scheme
 Traversal = Literal["async", "sync", "sweep"]
 # Options that may change between a run and its continuation: they do not touch the numbers.
 MAY_CHANGE = frozenset(
-    {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every"}
+    {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every", "coordinator", "num_processes", "process_id"}
     | {"num_workers", "num_threads", "model_parallel", "microbatches", "on_bad_image", "data_name"}
     | {"on_nan", "max_skipped"}
 )
+
+
+# Options that may differ between the processes of a run: they say what lies where.
+MAY_DIFFER = frozenset({"workdir", "data", "num_workers", "num_threads", "coordinator", "process_id"})
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,19 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Processes:
+    """One run on many hosts: the same command on each, with a --process-id of its own. Slurm, Cloud TPU and Kubernetes
+    tell each process by themselves."""
+
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Where process 0 listens for the others."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """How many there are; 1 alone: this one, whatever the launcher says."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Which one this is, from 0. Process 0 writes the metrics and the pictures."""
+
+
+@dataclass(frozen=True)
 class Config:
     """What every experiment has; each adds its network and its data."""
 
@@ -133,6 +150,7 @@ class Config:
     gradient: Gradient = field(default_factory=Gradient)
     optimiser: Optimiser = field(default_factory=Optimiser)
     feed: Feed = field(default_factory=Feed)
+    processes: Processes = field(default_factory=Processes)
 
 
 C = TypeVar("C", bound=Config)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from epjax import sharding
+from epjax import processes, sharding
 from epjax.accumulation import accumulate
 from epjax.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
@@ -30,7 +30,7 @@ from experiments.meter import Meter
 from experiments.metrics import Line, MetricsLog, skipped_in_a_row
 from experiments.pace import Pace
 from experiments.progress import Reporter, Status
-from experiments.stopping import NotFinite, Stopped, StopRequest, broken
+from experiments.stopping import NotFinite, Stopped, StopRequest, broken, together
 from experiments.task import Task, gradient
 
 
@@ -123,16 +123,16 @@ class Trainer:
         options = flat(self.config) | self.task.facts()
         self.checkpoints = Checkpoints(self.directory / "checkpoints", identity(options), keep=self.config.run.keep)
         try:
-            self._start()
-            if jax.process_index() == 0:
-                facts = {"config": options, "model": self.task.interface(), "machine": machine.describe()}
-                for name, content in facts.items():
-                    store(content, self.directory / f"{name}.json")
-            with StopRequest() as self.stop:
+            with together():  # closing waits for the other processes, so an error must reach them before
+                self._start()
+                if jax.process_index() == 0:
+                    facts = {"config": options, "model": self.task.interface(), "machine": machine.describe()}
+                    for name, content in facts.items():
+                        store(content, self.directory / f"{name}.json")
                 reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step)
-                with reporter as self.reporter:
+                with StopRequest() as self.stop, reporter as self.reporter:
                     self._loop()
-            self.checkpoints.wait()
+                self.checkpoints.wait()
             return self.log.lines
         finally:
             self._close()
@@ -161,16 +161,18 @@ class Trainer:
         with prefetch(source, self.put) as feed:
             try:
                 self._steps(feed)
-            except BadImage:  # the steps before it were good
-                self._settle()
-                self._save()
+            except BadImage:
+                if processes.count() == 1:  # the steps before it were good; the other processes do not know yet
+                    self._settle()
+                    self._save()
                 raise
         self.left_out |= source.skipped.keys()
 
     def _steps(self, feed: Prefetch[Any]) -> None:
         while True:
             last = self.step >= self.plan.total
-            if (last or self.plan.evaluates(self.step)) and not self.log.is_evaluated(self.step):
+            due = last or self.plan.evaluates(self.step)
+            if due and not processes.first(self.log.is_evaluated(self.step)):
                 self._evaluate_and_save()
             if last:
                 return
@@ -183,8 +185,8 @@ class Trainer:
             if before is not None:  # fetched while the step after it runs
                 self._record(before)
             due = self.step % self.config.run.checkpoint_every == 0
-            if self.stop.asked:
-                self._stop()
+            if signal := self.stop.due():
+                self._stop(signal)
             if due or self.plan.evaluates(self.step):
                 self._settle()
                 if not self.plan.evaluates(self.step):
@@ -268,8 +270,8 @@ class Trainer:
     def _evaluate_and_save(self) -> None:
         with prefetch(self._eval_batches(), self.put) as feed:
             values = evaluate(self.eval_step, self.state.params, feed)
-        if self.stop.asked:
-            self._stop()
+        if signal := self.stop.due():
+            self._stop(signal)
         line = {"step": self.step, "epoch": self.plan.at(self.step)} | values | {"seconds": self._seconds()}
         self.log.write(line)
         self.reporter.evaluated(line, self.meter.images_per_second, self.meter.waiting)
@@ -293,7 +295,7 @@ class Trainer:
         with batches:
             for batch in batches:
                 yield batch
-                if self.stop.asked:
+                if self.stop.due():
                     return
         self.left_out |= batches.skipped.keys()
 
@@ -302,12 +304,12 @@ class Trainer:
         extra = {"seconds": self._seconds(), "sums": self.meter.sums}
         self.checkpoints.save(self.step, self.state, extra=extra, metric=metric)
 
-    def _stop(self) -> None:
+    def _stop(self, signal: str) -> None:
         self._settle()
         self._save()
         self.checkpoints.wait()
         raise Stopped(
-            f"stopped by {self.stop.asked} after step {self.step} of {self.plan.total}, saved;"
+            f"stopped by {signal} after step {self.step} of {self.plan.total}, saved;"
             " the same command goes on from there"
         )
 

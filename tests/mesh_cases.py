@@ -1,8 +1,12 @@
-"""Small trainings that any number of devices and processes must do alike, for `test_sharding` and `test_processes`.
+"""Small trainings that any number of devices and processes must do alike, for `test_sharding`.
+
+`python mesh_cases.py COORDINATOR PROCESSES PROCESS OUT` does all of them as one of several processes.
 
 The layers are smooth, so that no kink amplifies rounding; one parameter is large enough to be kept in slices.
 """
 
+import pickle
+import sys
 from functools import cache
 from itertools import islice
 from typing import NamedTuple
@@ -12,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import epjax
-from epjax import Layer, Network, sharding
+from epjax import Layer, Network, processes, sharding
 from epjax.accumulation import accumulate
 from epjax.activation import identity, relu, tanh
 from epjax.drive import Conv, Dense
@@ -20,6 +24,7 @@ from epjax.train import Normalise, initial_state, sgd, train_step
 
 STEPS, BATCH, LEAVES = 20, 16, 6
 SCHEMES = ("centered", "forward", "backward", "random")
+SLICED = "sweep-random"
 CASES = ("bp", "relu", *(f"sweep-{scheme}" for scheme in SCHEMES), *(f"async-{scheme}" for scheme in SCHEMES))
 
 
@@ -104,3 +109,18 @@ def assert_same_training(one, other):
     np.testing.assert_allclose(one.metrics, other.metrics, rtol=2e-5)
     for a, b in zip(one.params, other.params, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.max(np.abs(b))))
+
+
+def main(coordinator, num_processes, process_id, out):
+    """All smooth cases, and one with parameters in slices, over the devices of all processes."""
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    processes.start(coordinator, int(num_processes), int(process_id))
+    done = {name: train(name, sharding.make_mesh()) for name in CASES if name != "relu"}
+    done["in slices"] = train(SLICED, sharding.make_mesh(2))
+    with open(out, "wb") as file:
+        pickle.dump({name: tuple(trained) for name, trained in done.items()}, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

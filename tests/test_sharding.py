@@ -1,4 +1,4 @@
-"""One device against eight: the same training, to rounding, wherever the arrays live.
+"""One device against eight, and two processes with four each: the same training, to rounding, wherever the arrays live.
 
 Would catch: gradients summed instead of averaged over devices, signs drawn per device instead of per
 example, a rule that does not divide large parameters, a batch that is silently dropped or repeated, devices
@@ -6,6 +6,7 @@ that wait for each other in an equilibration.
 """
 
 import math
+import pickle
 import re
 from collections import Counter
 from functools import cache
@@ -15,6 +16,7 @@ import mesh_cases
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from pairs import Pair, free_address
 
 from epjax import sharding
 
@@ -70,13 +72,38 @@ def test_one_device_equals_eight(case):
 
 @eight
 def test_parameters_in_slices_train_as_copies_do():
-    case = "sweep-random"
+    case = mesh_cases.SLICED
     mesh_cases.assert_same_training(trained(case, devices=8, model=2), trained(case, devices=1))
 
 
 @cache
 def trained(case, devices, model=1):
     return mesh_cases.train(case, sharding.make_mesh(model, devices=jax.devices()[:devices]))
+
+
+def test_one_device_equals_two_processes_with_four_each(tmp_path):
+    """The same numbers in both processes, and the collectives of one process with eight devices."""
+    address, out = free_address(), [tmp_path / "0", tmp_path / "1"]
+    pair = Pair([[mesh_cases.__file__, address, "2", str(number), str(file)] for number, file in enumerate(out)])
+    names = [name for name in mesh_cases.CASES if name != "relu"]
+    alone = {name: trained(name, devices=1) for name in names}  # while the two are on their way
+    alone["in slices"] = alone[mesh_cases.SLICED]
+    codes, _, errors = pair.end()
+    assert codes == [0, 0], errors
+    of_0, of_1 = (pickle.loads(file.read_bytes()) for file in out)
+    assert of_0.keys() == of_1.keys() == alone.keys()
+    for name, trainings in of_0.items():
+        params, metrics, program = trainings
+        mesh_cases.assert_same_training(mesh_cases.Trained(*trainings), alone[name])
+        for a, b in zip(params, of_1[name][0], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert metrics == of_1[name][1]
+        found = collectives(program)
+        assert not [computation for computation, *_ in found if computation in in_loops(program)], name
+        assert sum(kind == "all-reduce" and size > 1 for _, kind, size in found) <= mesh_cases.LEAVES, name
+        assert {kind for _, kind, _ in found} == (
+            {"all-reduce", "all-gather", "reduce-scatter"} if name == "in slices" else {"all-reduce"}
+        )
 
 
 def collectives(program):
