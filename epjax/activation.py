@@ -35,7 +35,7 @@ class Activation:
             mod_pgd   phi(a + T) - phi(a)        =  clip(T + (a - phi(a)), lo - phi(a), hi - phi(a))
 
         For ReLU and mod-PGD: max(T, -a) where a > 0 and ReLU(a + T) where a <= 0. a - phi(a) is exact in
-        floating point: it is 0 inside the range. docs/method.md section 5.
+        floating point: it is 0 inside the range. The identity's range has no end: eps = T. docs/method.md section 5.
         """
         if not self.projects:
             return T

@@ -22,6 +22,16 @@ def as_target(y: Array, num_classes: int, dtype: jnp.dtype) -> Array:
     return y.astype(dtype)
 
 
+def smooth_labels(y: Array, num_classes: int, amount: float) -> Array:
+    """(1 - amount) onehot(y) + amount / num_classes, float32 [classes] (arXiv:1512.00567): soft labels for any cost.
+
+    Raises ValueError for an amount outside [0, 1).
+    """
+    if not 0 <= amount < 1:
+        raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {amount}")
+    return (1 - amount) * as_target(y, num_classes, jnp.dtype(jnp.float32)) + amount / num_classes
+
+
 def cross_entropy(h_L: Array, y: Array) -> Array:
     """C = - sum_c y_c log softmax(h_L)_c on the linear output."""
     return -jnp.sum(as_target(y, h_L.shape[-1], h_L.dtype) * jax.nn.log_softmax(h_L))

@@ -17,8 +17,17 @@ class Perturbation(Protocol):
     """The output layer of one example under strength beta: its signal T_L, its error eps_L, its cost term in F."""
 
     @property
+    def beta(self) -> Array:
+        """The strength []."""
+        ...
+
+    @property
     def at_once(self) -> bool:
         """Whether the output error is there before the first iteration."""
+        ...
+
+    def direction(self, h_L: Array) -> Array:
+        """T_L / beta."""
         ...
 
     def signal(self, h_L: Array) -> Array:
@@ -43,9 +52,13 @@ class Nudge:
     beta: Array
     at_once: bool = False
 
+    def direction(self, h_L: Array) -> Array:
+        """-dC/dh_L at h_L [classes]."""
+        return -jax.grad(self.cost, holomorphic=jnp.iscomplexobj(h_L))(h_L, self.y)
+
     def signal(self, h_L: Array) -> Array:
         """T_L = -beta dC/dh_L at h_L [classes]."""
-        return -self.beta * jax.grad(self.cost, holomorphic=jnp.iscomplexobj(h_L))(h_L, self.y)
+        return self.beta * self.direction(h_L)
 
     def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
         """eps_L as at any layer, with T_L for its top-down signal."""
@@ -65,10 +78,14 @@ class Clamp:
     beta: Array
     at_once: bool = True
 
+    def direction(self, h_L: Array) -> Array:
+        """y - h_L^free, whatever h_L."""
+        del h_L
+        return self.target - self.free_output
+
     def signal(self, h_L: Array) -> Array:
         """T_L = beta (y - h_L^free), whatever h_L."""
-        del h_L
-        return self.beta * (self.target - self.free_output)
+        return self.beta * self.direction(h_L)
 
     def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
         """eps_L = h_L - phi(a_L) = T_L - (phi(a_L) - h_L^free), the small part first."""

@@ -70,7 +70,7 @@ class Sweep:
 
         # A sweep is backward, then forward. Its signals T are all that the next one needs, so the loop carries
         # them and runs forward, then backward: the first backward and the last forward stand outside.
-        T, _ = self.backward(problem, problem.free.h, problem.free.layers)
+        T = self.first(problem)
 
         def step(i: int | Array, T: Signals, energies: Array | None) -> tuple[Signals, Array, Array | None]:
             h, eps, layers = self.forward(problem, T)
@@ -102,6 +102,23 @@ class Sweep:
         if problem.errors == "recomputed":
             eps = prediction_errors(problem.net, problem.params, problem.x, h[1:])
         return Solution(h[1:], eps, sweeps, final, converged, energies)
+
+    def first(self, problem: Problem) -> Signals:
+        """The signals of `backward` at the free state: beta times those of beta = 1 above the first kink.
+
+        Where no layer from m to L projects, eps_k = T_k there, and T is linear in beta. Under a vmap over phases
+        the signals of beta = 1 are the same for all of them and go down once.
+        """
+        net, layers, nudge = problem.net, problem.free.layers, problem.perturbation
+        L = len(net)
+        m = next((k + 1 for k in range(L, 0, -1) if net.activation(k).projects), 1)
+        T = {L: nudge.direction(problem.free.output)}
+        for k in range(L, m - 1, -1):
+            T = sum_signals([T, layers[k - 1].pull(T[k])])
+        T = {k: nudge.beta * T_k for k, T_k in T.items()}
+        for k in range(m - 1, 0, -1):
+            T = sum_signals([T, layers[k - 1].pull(new_error(problem, self.update, k, layers[k - 1].a, T[k]))])
+        return tuple(T[k] for k in range(1, L + 1))
 
     def backward(
         self, problem: Problem, h: Sequence[Array], layers: Sequence[Linearised]

@@ -63,6 +63,16 @@ def cosine(initial: float, final: float, periods: int, steps_per_period: int = 1
     return schedule
 
 
+def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """lr(t) = schedule(0) (t + 1) / steps for t < steps, then schedule(t - steps): warm-up (arXiv:1706.02677)."""
+
+    def warm(step: Any) -> Any:
+        rise = jnp.minimum(1.0, (step + 1) / jnp.maximum(steps, 1))
+        return schedule(jnp.maximum(step - steps, 0)) * rise
+
+    return warm if steps else schedule
+
+
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.0,

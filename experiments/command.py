@@ -4,13 +4,13 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from epjax import processes
-from experiments.config import MAY_DIFFER, Config, describe, flat
+from experiments.config import MAY_DIFFER, C, Config, describe, flat, parse
 from experiments.metrics import Line, skipped
 from experiments.plots import learning_curve
 from experiments.stopping import MENDABLE, STOPPED_EXIT_CODE, TRACEBACK, Stopped, sentence, together
@@ -18,6 +18,23 @@ from experiments.table import files, method, summary
 from experiments.task import Task
 from experiments.trainer import Trainer
 from experiments.workdir import own
+
+
+def main(
+    name: str,
+    kind: type[C],
+    choose: Callable[[C], C],
+    make_task: Callable[[C], Task],
+    argv: Sequence[str] | None,
+    about: str,
+) -> int:
+    """`python -m experiments.NAME`: its options make a configuration of that kind, and that a task, which is run."""
+
+    def read() -> tuple[C, C, Callable[[], Task]]:
+        config = parse(kind, choose, argv, f"python -m experiments.{name}", about)
+        return config, choose(config), lambda: make_task(config)
+
+    return run(read)
 
 
 def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:

@@ -75,6 +75,8 @@ class Gradient:
     """N strengths of either sign (centered), or half the roots of unity (holomorphic): error O(beta^2N) if smooth."""
     cost: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     """What the output is nudged to lower."""
+    label_smoothing: float = 0.0
+    """Share of each training label that is spread evenly over all classes."""
     perturbation: PerturbationName = "nudge"
     """Nudge the output by the gradient of the cost, or clamp it towards the target."""
     beta: float = 0.05
@@ -101,10 +103,12 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate."""
+    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate, after a linear warm-up if any."""
 
     epochs: int = 50
-    """Length of the run and of the cosine."""
+    """Length of the run: warm-up and cosine."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises, at every step, to its full height."""
     batch_size: int = 256
     """Images in a step, over all devices."""
     learning_rate: float = 0.02

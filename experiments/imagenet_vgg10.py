@@ -12,19 +12,18 @@ error on the 500 for validation after ten epochs (seed 0), for 140 seconds of pr
 included.
 """
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import epjax
 from epjax import models
-from epjax.data import open_dataset
-from epjax.data.transforms import Augmentation
-from experiments import command
-from experiments.config import Config, Gradient, Optimiser, Run, parse, pick
+from experiments import command, imagenet
+from experiments.config import Gradient, Optimiser, Run
+from experiments.imagenet import ImageNetConfig, Images
 from experiments.task import Task
 
+NAME = "imagenet_vgg10"
 # Each line is a paragraph of its own: the help text is not wrapped.
 ABOUT = """Train VGG10 by equilibrium propagation, or by backpropagation to compare.
 
@@ -50,25 +49,10 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Images:
-    """Which images, and what is done to them."""
-
-    data: str = "auto"
-    """folder:PATH (with train/CLASS and val/CLASS), tar:PATH, tfds:NAME@DIR, a path that is recognised, demo,
-    or auto: the folder that IMAGENET_DIR names, else the demo."""
-    image_size: int = 224
-    """Height and width that the network sees."""
-    crop: Augmentation = "resized"
-    """In training: a random part resized (resized), a random square of the image resized to 8/7 of the size
-    (random), a random square of the image padded by 4 (pad); each with a random flip; or the image (none)."""
-
-
-@dataclass(frozen=True)
-class VGG10Config(Config):
+class VGG10Config(ImageNetConfig):
     """VGG10 on images."""
 
     network: Network = field(default_factory=Network)
-    images: Images = field(default_factory=Images)
 
 
 PAPER = "paper"
@@ -98,17 +82,9 @@ def recipes(run: Run) -> dict[str, VGG10Config]:
     }
 
 
-def uses_demo(spec: str) -> bool:
-    """Whether `--data spec` means the embedded demo."""
-    return spec == "demo" or (spec == "auto" and not os.environ.get("IMAGENET_DIR"))
-
-
 def choose(asked: VGG10Config) -> VGG10Config:
-    """The defaults for what was asked: the demo's for the demo, else the sweep's, or those of `--recipe`."""
-    name = asked.run.recipe
-    if name == "auto":
-        name = "demo" if uses_demo(asked.images.data) else SWEEP
-    return pick(recipes(replace(asked.run, recipe=name)), name)
+    """The defaults for what was asked."""
+    return imagenet.choose(asked, recipes)
 
 
 CONFIG = VGG10Config
@@ -129,21 +105,13 @@ def make_network(config: VGG10Config, num_classes: int) -> epjax.Network:
 
 def make_task(config: VGG10Config) -> Task:
     """Open the images and make the network for their classes."""
-    dataset = open_dataset(config.images.data)
-    network = make_network(config, len(dataset.classes))
-    transforms = dataset.transforms(config.images.image_size, config.images.crop)
     title = "VGG10Skip" if config.network.skip else "VGG10"
-    return Task("imagenet_vgg10", title, network, dataset, *transforms)
+    return imagenet.make_task(NAME, title, config, make_network)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-
-    def read() -> tuple[VGG10Config, VGG10Config, Callable[[], Task]]:
-        config = parse(VGG10Config, choose, argv, "python -m experiments.imagenet_vgg10", ABOUT)
-        return config, choose(config), lambda: make_task(config)
-
-    return command.run(read)
+    return command.main(NAME, VGG10Config, choose, make_task, argv, ABOUT)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 import epjax
 from epjax import Network
-from epjax.cost import COSTS
+from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
 from epjax.equilibrium import Equilibration
@@ -56,19 +60,30 @@ def equilibration(options: Gradient) -> Equilibration:
     )
 
 
-def gradient(options: Gradient, network: Network) -> ValueAndGrad:
+def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:
     """The gradient function that the train step takes."""
     cost = COSTS[options.cost]
     if options.algorithm == "bp":
-        return epjax.backprop_value_and_grad(network, cost)
-    return epjax.value_and_grad(
-        network,
-        cost,
-        scheme=options.scheme,
-        points=options.points,
-        perturbation=options.perturbation,
-        beta=options.beta,
-        equilibration=equilibration(options),
-        errors=options.errors,
-        phases=options.phases,
-    )
+        estimate = epjax.backprop_value_and_grad(network, cost)
+    else:
+        estimate = epjax.value_and_grad(
+            network,
+            cost,
+            scheme=options.scheme,
+            points=options.points,
+            perturbation=options.perturbation,
+            beta=options.beta,
+            equilibration=equilibration(options),
+            errors=options.errors,
+            phases=options.phases,
+        )
+    return smoothed(estimate, num_classes, options.label_smoothing)
+
+
+def smoothed(estimate: ValueAndGrad, num_classes: int, amount: float) -> ValueAndGrad:
+    """`estimate` with its labels smoothed (see `epjax.cost.smooth_labels`); itself where `amount` is 0."""
+    if amount == 0:
+        return estimate
+    smooth = partial(smooth_labels, num_classes=num_classes, amount=amount)
+    smooth(jnp.zeros((), jnp.int32))  # a wrong amount is refused here, not in the first step
+    return lambda params, x, y, key: estimate(params, x, jax.vmap(smooth)(y), key)

@@ -23,6 +23,7 @@ from epjax.train import (
     initial_state,
     sgd,
     train_step,
+    warmed_up,
 )
 from experiments import machine
 from experiments.config import Config, Optimiser, flat, identity, store
@@ -83,10 +84,14 @@ def evaluation_batch(batch_size: int) -> int:
 
 
 def schedule(options: Optimiser, plan: Plan) -> Any:
-    """The cosine, once an epoch or at every step."""
-    if options.cosine == "epoch":
-        return cosine(options.learning_rate, options.final_learning_rate, options.epochs, plan.epoch)
-    return cosine(options.learning_rate, options.final_learning_rate, options.epochs * plan.epoch)
+    """The warm-up, then the cosine, once an epoch or at every step."""
+    if not 0 <= options.warmup_epochs < options.epochs:
+        allowed = f"at least 0 and less than the {options.epochs} epochs"
+        raise ValueError(f"warmup_epochs must be {allowed}, but is {options.warmup_epochs}")
+    steps = plan.epoch if options.cosine == "epoch" else 1
+    periods = (options.epochs - options.warmup_epochs) * plan.epoch // steps
+    decay = cosine(options.learning_rate, options.final_learning_rate, periods, steps)
+    return warmed_up(decay, options.warmup_epochs * plan.epoch)
 
 
 class Trainer:
@@ -105,8 +110,8 @@ class Trainer:
         self.rate = schedule(config.optimiser, self.plan)
         self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
-        estimate = accumulate(gradient(config.gradient, task.network), microbatches)
-        estimate = sharding.per_device(estimate, self.mesh)
+        estimate = gradient(config.gradient, task.network, len(task.dataset.classes))
+        estimate = sharding.per_device(accumulate(estimate, microbatches), self.mesh)
         cost = COSTS[config.gradient.cost]
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
         self.eval_step = eval_step(task.network.forward, cost, normalise)

@@ -10,27 +10,26 @@ cross-entropy: MNIST 0.32 / 0.33, 0.45 / 0.48; CIFAR-10 7.8 / 8.0, 9.7 / 9.5; CI
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 import epjax
 from epjax import models
-from epjax.data import Dataset, open_dataset
-from experiments import command
-from experiments.config import Config, Gradient, Optimiser, parse, pick
+from experiments import command, small_images
+from experiments.config import Gradient, Optimiser, pick
+from experiments.small_images import Images, SmallImagesConfig
 from experiments.task import Task
 
+NAME = "vgg5"
 # Each line is a paragraph of its own: the help text is not wrapped.
 ABOUT = """Train VGG5 by equilibrium propagation, or by backpropagation to compare.
 
 The defaults below are the paper's recipe for the data set and cost asked for."""
 
-Name = Literal["mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet32"]
 PAPER = "paper"
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet32": 1000}
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,10 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Images:
-    """Which images."""
-
-    dataset: Name = "mnist"
-    """Decides the recipe, the transforms and the normalisation."""
-    data: str = ""
-    """Where its bytes lie: idx:PATH, cifar:PATH, tfds:NAME@DIR, folder:PATH, or a path that is recognised."""
-
-
-@dataclass(frozen=True)
-class VGG5Config(Config):
+class VGG5Config(SmallImagesConfig):
     """VGG5 on small images."""
 
     network: Network = field(default_factory=Network)
-    images: Images = field(default_factory=Images)
 
 
 def recipes(asked: VGG5Config) -> dict[str, VGG5Config]:
@@ -107,29 +95,12 @@ def make_network(config: VGG5Config, num_classes: int) -> epjax.Network:
 
 def make_task(config: VGG5Config) -> Task:
     """Open the images and make the network for their classes."""
-    if not config.images.data:
-        raise ValueError(f"--data must say where {config.images.dataset} lies, for instance --data idx:PATH")
-    dataset = open_dataset(config.images.data)
-    _check(dataset, config.images)
-    return Task("vgg5", "VGG5", make_network(config, len(dataset.classes)), dataset, *dataset.transforms(32))
-
-
-def _check(dataset: Dataset, wanted: Images) -> None:
-    """Refuse another data set's bytes. A folder has no name of its own, but it has classes."""
-    other = dataset.name in CLASSES and dataset.name != wanted.dataset
-    if other or len(dataset.classes) != CLASSES[wanted.dataset]:
-        found = f"{dataset.name} with {len(dataset.classes)} classes"
-        raise ValueError(f"--dataset is {wanted.dataset}, but --data {wanted.data} holds {found}")
+    return small_images.make_task(NAME, "VGG5", config, make_network)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-
-    def read() -> tuple[VGG5Config, VGG5Config, Callable[[], Task]]:
-        config = parse(VGG5Config, choose, argv, "python -m experiments.vgg5", ABOUT)
-        return config, choose(config), lambda: make_task(config)
-
-    return command.run(read)
+    return command.main(NAME, VGG5Config, choose, make_task, argv, ABOUT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import epjax
-from epjax.cost import as_target
+from epjax.cost import as_target, smooth_labels
 
 W1 = np.array([[0.9, -0.7], [0.4, 0.8], [-1.1, 0.3]]).T  # [2, 3] -> a_1 = W1 x + b1
 B1 = np.array([0.2, -0.45])
@@ -235,3 +235,12 @@ def test_costs():
     np.testing.assert_allclose(epjax.cost.squared_error(h, label), 0.5 * (0.09 + 4.0 + 4.0), rtol=1e-12)
     with pytest.raises(ValueError, match=r"soft labels y must have shape \(3,\)"):
         epjax.cost.squared_error(h, soft[:2])
+
+
+def test_smoothed_labels():
+    """The share goes to all classes, the right one too: what torch and optax call label smoothing."""
+    np.testing.assert_allclose(smooth_labels(jnp.int32(2), 4, 0.2), [0.05, 0.05, 0.85, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(smooth_labels(jnp.int32(0), 10, 0.1).sum(), 1.0, rtol=1e-6)
+    for amount in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="label_smoothing must be at least 0 and less than 1"):
+            smooth_labels(jnp.int32(1), 4, amount)

@@ -5,11 +5,12 @@ help text that does not fit a terminal, an option whose name changed.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
-from experiments import imagenet_vgg10, vgg5
-from experiments.config import describe, flat, identity, parse, store
+from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
+from experiments.config import Run, describe, flat, identity, parse, store
 
 # fmt: off
 OPTIONS = [
@@ -17,14 +18,17 @@ OPTIONS = [
     "--traversal", "--beta", "--iterations", "--epochs", "--max-steps", "--batch-size",
     "--learning-rate", "--weight-decay", "--width", "--image-size", "--skip", "--seed", "--sweeps",
     "--tolerance", "--precision", "--recipe", "--on-bad-image", "--crop", "--num-workers",
-    "--num-threads", "--gain",
+    "--num-threads", "--gain", "--warmup-epochs", "--label-smoothing",
 ]
 # fmt: on
 
 
 def read(*argv, module=imagenet_vgg10):
-    kind = imagenet_vgg10.VGG10Config if module is imagenet_vgg10 else vgg5.VGG5Config
-    return parse(kind, module.choose, ["--workdir", "somewhere", *argv], "prog", "about")
+    return parse(module.CONFIG, module.choose, ["--workdir", "somewhere", *argv], "prog", "about")
+
+
+def fields(module):
+    return flat(module.CONFIG(Run(Path()))).keys()
 
 
 def test_the_paper_s_recipe():
@@ -96,6 +100,28 @@ def test_vgg5_gets_the_paper_s_recipe(dataset, cost, batch_size, learning_rate, 
     assert {name: options[name] for name in paper} == paper
 
 
+def test_resnet50_gets_the_field_s_recipe():
+    options = flat(read("--data", "folder:/data/imagenet", module=imagenet_resnet50))
+    standard = {
+        "recipe": "standard",
+        "traversal": "sweep",
+        "scheme": "centered",
+        "epochs": 90,
+        "warmup_epochs": 5,
+        "batch_size": 256,
+        "learning_rate": 0.1,
+        "final_learning_rate": 0.0,
+        "weight_decay": 1e-4,
+        "label_smoothing": 0.1,
+        "cosine": "step",
+        "crop": "resized",
+        "image_size": 224,
+        "width": 1.0,
+    }
+    assert {name: options[name] for name in standard} == standard
+    assert options.keys() ^ flat(read("--data", "folder:/data/imagenet")).keys() == {"gain", "skip"}
+
+
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ValueError, match="recipe must be one of auto, sweep, paper, demo, got 'best'"):
         read("--recipe", "best")
@@ -109,7 +135,7 @@ def test_an_unknown_option_or_value_ends_with_code_2(argv, capsys):
     assert argv[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [imagenet_vgg10, vgg5])
+@pytest.mark.parametrize("module", [imagenet_vgg10, imagenet_resnet50, vgg5, resnet18])
 def test_help_fits_a_terminal_and_names_every_option(module, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
@@ -117,8 +143,8 @@ def test_help_fits_a_terminal_and_names_every_option(module, monkeypatch, capsys
     assert exit.value.code == 0
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 80
-    only_vgg10 = {"--skip", "--image-size", "--crop"} if module is vgg5 else set()
-    assert [name for name in OPTIONS if f" {name} " not in text and name not in only_vgg10] == []
+    own = {"--skip", "--gain", "--image-size", "--crop"} - {f"--{name.replace('_', '-')}" for name in fields(module)}
+    assert [name for name in OPTIONS if f" {name} " not in text and name not in own] == []
 
 
 def test_the_configuration_is_shown_with_what_was_changed():

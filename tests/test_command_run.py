@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,8 +25,9 @@ from PIL import Image
 from rich.console import Console
 
 import epjax
+from epjax.models.resnet import resnet
 from epjax.train import initial_state
-from experiments import imagenet_vgg10, predict, vgg5
+from experiments import imagenet_resnet50, imagenet_vgg10, predict, resnet18, vgg5
 from experiments.config import parse
 from experiments.metrics import evaluations, read_lines, skipped, training
 from experiments.progress import Reporter
@@ -284,6 +286,36 @@ def test_the_main_command(folder, tmp_path, options, capsys):
     assert "top-1 error" in shown
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """Of every residual network a single block in each of two stages: the same command, compiled in seconds."""
+    for module, name in ((imagenet_resnet50, "resnet50"), (resnet18, "resnet18")):
+        blocks = partial(resnet, (1, 1), bottleneck=name == "resnet50")
+        monkeypatch.setattr(module.models, name, blocks)
+
+
+def test_resnet50_is_trained_by_the_same_command_and_names_classes(folder, tmp_path, shallow, capsys):
+    """Two of the four steps of warm-up; the folder of a run is enough to predict with it."""
+    argv = ["--workdir", str(tmp_path), "--data", str(folder), "--width", "0.02", "--image-size", "16"]
+    argv += ["--batch-size", "16", "--epochs", "3", "--warmup-epochs", "2", "--max-steps", "2", "--log-every", "1"]
+    assert imagenet_resnet50.main(argv) == 0
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["learning_rate"] for line in training(lines)] == [0.025, 0.05]
+    (line,) = evaluations(lines)
+    assert (line["step"], line["val_images"]) == (2, VAL)
+    assert "label_smoothing      0.1\n" in capsys.readouterr().out
+    (classes,) = predicted(tmp_path, [next((folder / "val").glob("*/*.JPEG"))], capsys)
+    assert len(classes) == 5
+
+
+def test_resnet18_is_trained_by_backpropagation_as_by_ep(folder, tmp_path, shallow):
+    argv = ["--workdir", str(tmp_path), "--dataset", "cifar10", "--data", f"folder:{folder}", "--width", "0.02"]
+    argv += ["--batch-size", "16", "--max-steps", "1", "--algorithm", "bp", "--epochs", "2", "--warmup-epochs", "1"]
+    assert resnet18.main(argv) == 0
+    (line,) = evaluations(read_lines(tmp_path / "metrics.jsonl"))
+    assert line["step"] == 1
+
+
 def fails(main, argv, capsys):
     """The one sentence on the standard error of a command that fails."""
     assert main(argv) == 1
@@ -300,6 +332,8 @@ def fails(main, argv, capsys):
         (["--iterations", "0", "--traversal", "async"], "iterations must be at least 1, got 0"),
         (["--sweeps", "0"], "sweeps must be at least 1, got 0"),
         (["--epochs", "0"], "epochs must be at least 1"),
+        (["--warmup-epochs", "2"], "warmup_epochs must be at least 0 and less than the 2 epochs, but is 2"),
+        (["--label-smoothing", "1"], "label_smoothing must be at least 0 and less than 1, got 1.0"),
         (["--batch-size", "64"], "batch_size must be at most the 32 training images, but is 64"),
         (["--batch-size", "12"], "batch_size must be a multiple of the number of devices"),
         (["--microbatches", "0"], "microbatches must be at least 1, but is 0"),

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import epjax
-from epjax.models.resnet import resnet
+from epjax.models.resnet import GroupNorm, resnet
 from epjax.models.vit import vit
 
 X = np.asarray(jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), np.float32)
@@ -75,6 +75,13 @@ def test_what_is_no_function_of_one_example_is_refused(module, reason):
 def test_what_is_no_module_is_refused():
     with pytest.raises(ValueError, match=r"modules\[1\] must be a flax module or a function"):
         epjax.from_flax([nn.Dense(3), 7])
+
+
+def test_the_group_norm_of_the_residual_networks_is_flax_s():
+    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 4, 4, 12))
+    params = {"scale": jnp.linspace(0.5, 2.0, 12), "bias": jnp.linspace(-1.0, 1.0, 12)}
+    ours, theirs = (norm(3).apply({"params": params}, x) for norm in (GroupNorm, nn.GroupNorm))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def cosine(a, b):

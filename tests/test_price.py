@@ -12,6 +12,7 @@ import epjax
 from epjax.activation import identity, relu
 from epjax.drive import Conv, Dense
 from epjax.equilibrium import Problem, equilibrate, free_phase
+from epjax.models.resnet import resnet
 from epjax.perturbation import Nudge
 
 CE = epjax.cost.cross_entropy
@@ -84,6 +85,22 @@ def test_one_sweep_costs_the_same_at_any_depth(scheme, F, L):
     ep = flops(epjax.value_and_grad(net, CE, scheme=scheme), params, x, y, key)
     bp = flops(epjax.backprop_value_and_grad(net, CE), params, x, y, key)
     assert ep / bp < F / 3 * 1.03
+
+
+@pytest.mark.parametrize(("scheme", "units"), [("forward", 18.2), ("centered", 27.4)])
+def test_blocks_are_passed_through_once_a_phase(scheme, units):
+    """Of two convolutions: a weight gradient pulls eps through the second as well, and recomputes no forward pass.
+
+    In units of the stem's convolution the network is 1 + 2 + 1.56 and backpropagation 12.7. One-sided 18.2 = free
+    4.56, backward 3.56, forward 3.56, weights 4.56 + 2. Centered 27.4: no layer projects, so that signals are linear
+    in beta, and both phases share one backward pass; the stem's weights see one input.
+    """
+    net = resnet((1, 1), 4, width=1 / 2, small_images=True)
+    params = jax.eval_shape(lambda key: net.init(key, (16, 16, 32)), jax.random.key(0))
+    x, y = jax.ShapeDtypeStruct((4, 16, 16, 32), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+    ep = flops(epjax.value_and_grad(net, CE, scheme=scheme), params, x, y, None)
+    bp = flops(epjax.backprop_value_and_grad(net, CE), params, x, y, None)
+    assert 0.97 < ep / bp / (units / 12.7) < 1.03
 
 
 @pytest.mark.parametrize("sweeps", [2, 3])

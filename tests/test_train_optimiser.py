@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from epjax.train import cosine, sgd
+from epjax.train import cosine, sgd, warmed_up
 
 
 def torch_sgd(p, gradients, rates, weight_decay, momentum, nesterov):
@@ -59,3 +59,13 @@ def test_cosine_is_stepped_once_an_epoch():
 def test_cosine_refuses_an_empty_run():
     with pytest.raises(ValueError, match="periods must be at least 1, but is 0"):
         cosine(0.1, 0.0, periods=0)
+
+
+def test_warm_up_rises_by_equal_steps_to_where_the_decay_begins():
+    """At step 0 it is already one step high, so that no step is lost, and the decay starts at its first rate."""
+    schedule = warmed_up(cosine(0.1, 0.0, periods=20), steps=5)
+    measured = [float(schedule(jnp.int32(step))) for step in range(26)]
+    np.testing.assert_allclose(measured[:5], [0.02, 0.04, 0.06, 0.08, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(measured[5:], [0.05 * (1 + np.cos(np.pi * t / 20)) for t in range(21)], atol=1e-8)
+    plain = cosine(0.1, 0.0, periods=20)
+    assert warmed_up(plain, steps=0) is plain

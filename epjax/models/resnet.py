@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,6 +23,26 @@ GROUPS = 32
 Conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
 
 
+class GroupNorm(nn.Module):
+    """flax's GroupNorm, parameters too, its scale formed a group before it is spread over channels.
+
+    So it has one form whether it is differentiated or not, and XLA sees that what follows it was computed before.
+    """
+
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> the same, of mean 0 and variance 1 over a group of channels, times scale, plus bias."""
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
+        grouped = x.reshape((*x.shape[:-1], self.groups, -1))
+        centred = grouped - jnp.mean(grouped, axis=(1, 2, 4))[:, None, None, :, None]
+        variance = jnp.mean(centred * centred, axis=(1, 2, 4))
+        y = centred * jax.lax.rsqrt(variance + 1e-6)[:, None, None, :, None]
+        return y.reshape(x.shape) * scale.reshape((1, 1, 1, -1)) + bias.reshape((1, 1, 1, -1))
+
+
 class Stem(nn.Module):
     """relu(norm(conv)): 3x3 for small images, else 7x7 of stride 2 and a 3x3 max-pool of stride 2."""
 
@@ -33,7 +54,7 @@ class Stem(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, H, W, channels], or a quarter of H and W."""
         x = Conv(self.channels, (3, 3))(x) if self.small else Conv(self.channels, (7, 7), strides=2, padding=3)(x)
-        x = nn.relu(nn.GroupNorm(self.groups)(x))
+        x = nn.relu(GroupNorm(self.groups)(x))
         return x if self.small else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
@@ -51,7 +72,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, H / stride, W / stride, channels (times 4)]."""
-        norm = partial(nn.GroupNorm, self.groups)
+        norm = partial(GroupNorm, self.groups)
         c, s, y = self.channels, self.stride, x
         if self.bottleneck:
             y = nn.relu(norm()(Conv(c, (1, 1))(y)))
