@@ -33,7 +33,7 @@ _policies = ocp.training.preservation_policies
 
 
 class ConfigurationDiffers(ValueError):
-    """The checkpoint belongs to a run with another configuration."""
+    """The checkpoint belongs to a run with another configuration, or to another network."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Checkpoints:
         if step in self.steps:
             return
         extra = json.loads(json.dumps(dict(extra or {})))  # written later, when the caller's may have changed
-        note = {"config": self._config, "extra": extra, "digest": _digest(state)}
+        note = {"config": self._config, "extra": extra, "digest": _digest(state), "arrays": _arrays(state)}
         self._saving = step
         with self._explain_failure():
             metrics = None if metric is None else {"metric": float(metric)}
@@ -123,6 +123,7 @@ class Checkpoints:
             note, reason = _of_all(partial(_note, path))
             if reason is None:
                 self._check_configuration(note["config"])
+                self._check_network(step, note.get("arrays", _arrays(like)), _arrays(like))
                 state, reason = _of_all(partial(_load_own, path, like))  # all load or none: orbax counts the loads
             if reason is None:
                 if _digest(state) == note["digest"]:
@@ -140,6 +141,14 @@ class Checkpoints:
             raise ConfigurationDiffers(
                 f"the checkpoint in {self.directory} has another configuration: {'; '.join(differing)};"
                 " give the same options, or another --workdir"
+            )
+
+    def _check_network(self, step: int, arrays: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        if others := differences(arrays, expected):
+            more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+            raise ConfigurationDiffers(
+                f"the checkpoint of step {step} in {self.directory} is of another network:"
+                f" {'; '.join(others[:2])}{more}; give another --workdir"
             )
 
     def _put_aside_unreadable_notes(self) -> None:
@@ -184,6 +193,11 @@ class Checkpoints:
 def saved_steps(directory: Path) -> list[int]:
     """The steps that have a checkpoint in `directory`, ascending, without opening it as a run does."""
     return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def saved_digest(directory: Path, step: int) -> list[int]:
+    """A number for each array of the state that was saved after `step`, which any changed bit of it changes."""
+    return list(_note(Path(directory).absolute() / str(step))["digest"])
 
 
 def read_params(directory: Path, step: int, like: State) -> State:
@@ -260,6 +274,12 @@ def _fingerprint(leaves: list[jax.Array]) -> list[jax.Array]:
 def _digest(state: State) -> list[int]:
     """A number for each leaf that changes with any bit of it: storage flips bits that no reader notices."""
     return [int(number) for number in jax.device_get(_fingerprint(jax.tree.leaves(state)))]
+
+
+def _arrays(state: State) -> dict[str, str]:
+    """Dtype and shape of each leaf by its name, such as `.params[0]['kernel']: float32 [3, 3, 64, 128]`."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype} {list(np.shape(leaf))}" for path, leaf in leaves}
 
 
 def _line(error: BaseException) -> str:

@@ -186,6 +186,23 @@ def test_where_nothing_is_readable_nothing_is_touched(folder):
     assert not (folder.parent / "damaged").exists()
 
 
+@pytest.mark.parametrize("other", ["wider", "narrower", "deeper"])
+def test_a_checkpoint_of_another_network_is_refused_and_not_touched(folder, other):
+    """Of the same configuration, by a library that builds another network from it: no array is cut or padded to fit."""
+    save_steps(folder, [1, 2])
+    kernel, bias = jnp.zeros((128, {"wider": 300, "narrower": 200, "deeper": 256}[other])), jnp.zeros(5)
+    message = r"step 2 in .* is of another network: .*params\[2\]\['kernel'\] was not set, is float32 \[5\]"
+    if other != "deeper":
+        message = rf"params\[0\]\['kernel'\] was float32 \[128, 256\], is float32 \[128, {kernel.shape[1]}\]"
+    params = ({"kernel": kernel}, {"bias": bias}, *([{"kernel": bias}] if other == "deeper" else []))
+    checkpoints = Checkpoints(folder, CONFIG)
+    with pytest.raises(ConfigurationDiffers, match=message):
+        checkpoints.restore(like(initial_state(params, sgd(0.1))))
+    assert checkpoints.steps == [1, 2]
+    assert_same(checkpoints.restore(like(make_state())).state, make_state(2, 2))
+    checkpoints.close()
+
+
 def test_what_a_killed_save_left_behind_is_not_a_checkpoint(folder):
     save_steps(folder, [1])
     leftover = folder / "2.orbax-checkpoint-tmp"

@@ -381,6 +381,10 @@ def test_another_configuration_is_refused_by_name(folder, whole_run, capsys):
     before = (whole_run / "config.json").read_text()
     message = fails(vgg5.main, argv, capsys)
     assert "beta was 0.02, is 0.1; seed was 0, is 1" in message
+    message = fails(
+        vgg5.main, small(folder, whole_run, "--scheme", "random", "--log-every", "3", "--width", "0.02"), capsys
+    )
+    assert "width was 0.01, is 0.02; give the same options, or another --workdir" in message
     assert (whole_run / "config.json").read_text() == before
 
 
