@@ -20,7 +20,7 @@ SWEEPS = (1, 2, 3)
 
 def cells(quick: bool) -> list[Cell]:
     """PGD, which has a step size; mod-PGD and sweeps have none."""
-    found: list[Cell] = [vgg5({"method": "bp"}, Gradient(algorithm="bp"), quick=quick)]
+    found: list[Cell] = [vgg5({"method": "bp"}, Gradient(algorithm="bp"), quick=quick, images=2000)]
     for traversal in ("async", "sync"):
         for K in ITERATIONS[:1] if quick else ITERATIONS:
             for alpha in STEPS[-1:] if quick else STEPS:
@@ -32,10 +32,10 @@ def cells(quick: bool) -> list[Cell]:
                     beta=0.02,
                     errors="recomputed",
                 )
-                found.append(vgg5({"method": traversal, "K": K, "alpha": alpha}, gradient, quick=quick))
+                found.append(vgg5({"method": traversal, "K": K, "alpha": alpha}, gradient, quick=quick, images=2000))
     for S in SWEEPS[:1] if quick else SWEEPS:
         gradient = Gradient(traversal="sweep", sweeps=S, beta=0.02, update="pgd")
-        found.append(vgg5({"method": "sweep", "S": S}, gradient, quick=quick))
+        found.append(vgg5({"method": "sweep", "S": S}, gradient, quick=quick, images=2000))
     return found
 
 
