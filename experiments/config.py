@@ -27,8 +27,8 @@ MAY_CHANGE = frozenset(
     | {"num_workers", "num_threads", "model_parallel", "microbatches", "on_bad_image", "data_name"}
     | {"on_nan", "max_skipped"}
 )
-
-
+# Options that are younger than some runs, with the value that leaves the numbers what they were without them.
+YOUNGER: Mapping[str, Any] = {"points": 1, "label_smoothing": 0.0, "warmup_epochs": 0}
 # Options that may differ between the processes of a run: they say what lies where.
 MAY_DIFFER = frozenset({"workdir", "data", "num_workers", "num_threads", "coordinator", "process_id"})
 
@@ -203,8 +203,9 @@ def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
 
 
 def identity(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `flat` that a run and its continuation must share."""
-    return {name: value for name, value in options.items() if name not in MAY_CHANGE}
+    """The part of `flat` that a run and its continuation must share; a run goes on after epjax learnt a new option."""
+    asked = {name: value for name, value in options.items() if name not in YOUNGER or value != YOUNGER[name]}
+    return {name: value for name, value in asked.items() if name not in MAY_CHANGE}
 
 
 def describe(config: Config, recipe: Config) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
-from experiments.config import Run, describe, flat, identity, parse, store
+from experiments.config import YOUNGER, Run, describe, flat, identity, parse, store
 
 # fmt: off
 OPTIONS = [
@@ -160,6 +160,13 @@ def test_identity_leaves_out_what_does_not_touch_the_numbers():
     assert one == other
     assert "beta" in one
     assert "epochs" in one
+
+
+def test_a_run_goes_on_when_there_is_a_new_option():
+    """What a run from before an option existed remembers is what that option's default gives, and no other value."""
+    usual = identity(flat(read("--data", "demo")))
+    assert not usual.keys() & YOUNGER.keys()
+    assert identity(flat(read("--data", "demo", "--points", "2"))) == usual | {"points": 2}
 
 
 def test_config_json_is_whole(tmp_path):
