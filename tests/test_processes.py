@@ -6,6 +6,8 @@ that write the same file or stop at different steps; a checkpoint that only as m
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from data_forms import few_images
-from pairs import Pair, free_address
+from pairs import ROOT, Pair, environment, free_address
 
 # The tools of the commands' tests, not their tests.
 from test_command_run import compiled_once, small, values  # noqa: F401
@@ -147,7 +149,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_
 
 
 @pytest.mark.parametrize(
-    ("environment", "joins"),
+    ("variables", "joins"),
     [
         ({}, False),
         (SLURM, False),  # the batch script itself, outside srun
@@ -162,12 +164,12 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_
     ],
     ids=lambda case: " ".join(f"{name}={value}" for name, value in case.items()) if isinstance(case, dict) else "",
 )
-def test_jax_is_asked_only_where_a_launcher_started_others(monkeypatch, environment, joins):
+def test_jax_is_asked_only_where_a_launcher_started_others(monkeypatch, variables, joins):
     asked = []
     for name in list(os.environ):
         if name.startswith(("SLURM_", "TPU_", "KUBERNETES_", "JOB_COMPLETION")):
             monkeypatch.delenv(name)
-    for name, value in environment.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: asked.append(given))
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
@@ -275,6 +277,14 @@ def test_two_processes_stopped_continued_by_one_and_by_two_again_are_one_run(ima
     assert f"the checkpoint of step {step + 1} is damaged, going on from step {step}" in err[0]
     assert (err[1], (workdir / "damaged" / str(step + 1)).is_dir()) == ("", True)
     assert_close_runs(whole, workdir)
+    # The same command once more, as a person gives it.
+    script = [str(ROOT / "experiments" / "launch" / "two_processes.sh"), "experiments.vgg5"]
+    own = environment() | {"PYTHON": sys.executable, "PORT": free_address().rpartition(":")[2]}
+    again = subprocess.run(
+        [*script, *small(images, workdir, *options)], env=own, capture_output=True, text=True, timeout=240
+    )
+    assert again.returncode == 0, again.stderr
+    assert "going on from step 10 of 10" in again.stdout
 
 
 def test_an_error_on_one_ends_both_with_its_message(images, tmp_path):
