@@ -13,7 +13,7 @@ import pytest
 
 import epjax
 from benchmarks import __main__ as command
-from benchmarks import gradients
+from benchmarks import crash, gradients, upkeep
 from benchmarks.fidelity import average, compare
 from benchmarks.measure import compile_program, paired_times, shapes, total_flops
 from benchmarks.methods import Method
@@ -49,6 +49,27 @@ def test_a_quick_run_says_all_that_a_row_must_say(name, quick):
     assert content["quick"] is True
     assert {"processor", "cores", "jax", "jaxlib", "date"} <= set(content["machine"])
     assert name == "pipeline" or (content["data"] and content["dtype"])
+
+
+def test_killed_runs_end_as_one_that_was_left_alone(quick):
+    """SIGKILL as a checkpoint begins to be written, then after a step; the same command goes on after each."""
+    rows = {row["measure"]: row for row in quick("upkeep")}
+    assert [moment["kind"] for moment in rows[upkeep.KILLS]["moments"]] == ["save", "step"]
+    assert (rows[upkeep.SAME]["value"], rows[upkeep.SAME]["differing"]) == (2, "")
+    assert rows[upkeep.COLD]["value"] > 0.5
+    assert rows[upkeep.LATE]["value"] >= rows[upkeep.EARLY]["value"] > 50
+
+
+@pytest.mark.parametrize("steps", [[1, 2, 4], [1, 2, 2, 3, 4], [1, 2, 3], [2, 1, 3, 4]])
+def test_a_gap_and_a_duplicate_are_seen(steps, tmp_path):
+    def write(steps, evaluated):
+        lines = [{"step": n, "cost": 1.0} for n in steps] + [{"step": n, "val_top1_error": 50.0} for n in evaluated]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return crash.is_complete(tmp_path, 4)
+
+    assert not write(steps, [4])
+    assert not write([1, 2, 3, 4], [4, 4])
+    assert write([1, 2, 3, 4], [4])
 
 
 def test_cost_on_a_narrow_vgg10(quick):

@@ -10,12 +10,9 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +33,6 @@ from experiments.trainer import Trainer
 
 CLASSES = [f"n{number:08}" for number in range(10)]
 TRAIN, VAL = 32, 12
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -212,22 +208,6 @@ def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(folder, whole_run,
     assert "stopped by SIGTERM after step 6 of 8, saved" in capsys.readouterr().out
     assert (tmp_path / "checkpoints" / "6").is_dir()
     assert vgg5.main([*argv, "--num-threads", "1"]) == 0
-    assert_same_run(whole_run, tmp_path)
-
-
-def test_killed_and_resumed_equals_uninterrupted(folder, whole_run, tmp_path):
-    argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3", "--checkpoint-every", "1")
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    command = [sys.executable, "-m", "experiments.vgg5", *argv]
-    run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    metrics, patience = tmp_path / "metrics.jsonl", time.monotonic() + 200
-    while len(read_lines(metrics)) < 2:  # in the middle: after step 4 is evaluated
-        assert run.poll() is None, run.stderr.read().decode()
-        assert time.monotonic() < patience
-        time.sleep(0.005)
-    run.kill()
-    run.communicate()
-    assert vgg5.main(argv) == 0
     assert_same_run(whole_run, tmp_path)
 
 

@@ -1,0 +1,242 @@
+"""What it costs that nothing is lost: saving, going on, memory over many steps, and runs that are killed.
+
+* saving: seconds that a checkpoint adds to the steps around it, against one minute of training. Windows of steps with
+  and without a save in turn, the write in the background included; the median difference counts.
+* going on: seconds from the start of the process to its first step, cold and from a checkpoint, in turn, nothing
+  compiled beforehand; the median of the ratios counts.
+* memory: the largest resident size of the process (VmHWM) after a quarter of the steps, and after all of them, with
+  a checkpoint every 100 steps and evaluations between.
+* kills: SIGKILL at random moments, two in five once a checkpoint is being written, one in five at any time of the
+  start; after each the same command goes on. At the end parameters, optimiser and metrics.jsonl must be those of a run
+  that was left alone, bit for bit, but for the clock.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import epjax
+from benchmarks import crash
+from benchmarks import draw as look
+from benchmarks.progress import told
+from benchmarks.rows import Row, Table, Target, at_least, at_most, find
+from epjax.checkpoint import Checkpoints
+from epjax.network import Network
+from epjax.train import Normalise, initial_state, sgd, train_step
+from experiments.metrics import read_lines
+
+NAME = "upkeep"
+COLUMNS = ("measure", "network", "batch_size", "state_mb", "repeats", "value", "unit", "data", "precision")
+SAVING, SAVING_SHARE = "seconds a save adds", "share of a minute"
+COLD, RESUMED, RATIO = "cold start to first step", "resume to first step", "resume over cold start"
+EARLY, LATE, GROWTH = "peak memory after a quarter of the steps", "peak memory after all steps", "growth"
+KILLS, MID_SAVE, SAME = "kills", "kills while a checkpoint was being written", "kills after which nothing differed"
+NOISE = "noise, 32x32, 10 classes"
+
+
+def _row(measure: str, value: float, unit: str, **about: Any) -> Row:
+    start = {"measure": measure, "network": "VGG5", "batch_size": 8, "state_mb": None, "repeats": 1}
+    return start | {"value": value, "unit": unit, "data": NOISE, "precision": "float32", "name": measure} | about
+
+
+# Saving
+
+
+def saving(net: Network, name: str, size: int, batch: int, steps: int, pairs: int) -> list[Row]:
+    """Windows of `steps` steps of backpropagation with a save after the first, and without, in turn."""
+    optimiser = sgd(1e-4)
+    state = initial_state(jax.jit(lambda key: net.init(key, (size, size, 3)))(jax.random.key(0)), optimiser)
+    gradient = epjax.backprop_value_and_grad(net, epjax.cost.cross_entropy)
+    step = train_step(gradient, optimiser, Normalise((0.5,) * 3, (0.25,) * 3))
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    data = {"image": jnp.asarray(images), "label": jnp.zeros(batch, jnp.int32)}
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", {}, keep=1)
+        for pair in range(pairs + 1):
+            for saves in (True, False) if pair % 2 else (False, True):
+                began = time.perf_counter()
+                for number in range(steps):
+                    state, metrics = step(state, data)
+                    if saves and number == 0:
+                        jax.block_until_ready(metrics)
+                        checkpoints.save(pair, state)
+                jax.block_until_ready(metrics)
+                checkpoints.wait()
+                if pair:  # the first pair compiles
+                    seconds[saves].append(time.perf_counter() - began)
+        checkpoints.close()
+    added = float(np.median(np.subtract(seconds[True], seconds[False])))
+    size_mb = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
+    about = {"network": name, "batch_size": batch, "state_mb": round(size_mb), "repeats": pairs}
+    about["data"] = f"noise, {size}x{size}"
+    about["seconds_with"], about["seconds_without"] = seconds[True], seconds[False]
+    return [_row(SAVING, added, "s", **about), _row(SAVING_SHARE, added / 60, "of the time", **about)]
+
+
+# Going on
+
+
+def starts(data: Path, root: Path, width: float, pairs: int, compiled: Path | None = None) -> list[Row]:
+    """Cold starts and resumes in turn; `compiled`, where compiled programs are found, makes this no measurement."""
+    prepared = root / "prepared"
+    crash.finish(crash.command(data, prepared, width, "--max-steps", "2"), compiled)
+    times = []
+    for pair in range(pairs):
+        cold, resumed = root / f"cold{pair}", shutil.copytree(prepared, root / f"resumed{pair}")
+        runs = [(cold, 1), (resumed, 3)]
+        seconds = {
+            workdir: crash.until_step(crash.command(data, workdir, width, "--max-steps", "8"), workdir, step, compiled)
+            for workdir, step in (runs if pair % 2 else runs[::-1])
+        }
+        times.append((seconds[cold], seconds[resumed]))
+    cold_seconds, resumed_seconds = np.median(times, axis=0)
+    about = {"network": f"VGG5, width {width:g}", "repeats": pairs}
+    return [
+        _row(COLD, float(cold_seconds), "s", **about),
+        _row(RESUMED, float(resumed_seconds), "s", **about),
+        _row(RATIO, float(np.median([b / a for a, b in times])), "of the time", **about, pairs=times),
+    ]
+
+
+# Memory
+
+
+def memory(data: Path, root: Path, steps: int, compiled: Path | None = None) -> list[Row]:
+    """The peak of one process at a quarter of its steps and at its end."""
+    workdir, peaks = root / "long", dict[int, float]()
+    options = ("--epochs", "100000", "--max-steps", str(steps), "--checkpoint-every", str(min(100, steps // 4)))
+    argv = crash.command(data, workdir, 0.01, *options, "--eval-every", "25", "--log-every", "5")
+    with crash.running(argv, compiled) as process:
+        while process.poll() is None:
+            step, peak = crash.last_step(workdir), _peak(process.pid)
+            peaks[step] = max(peak, peaks.get(step, 0.0))
+            time.sleep(0.1)
+        if process.returncode:
+            assert process.stderr is not None
+            raise RuntimeError(process.stderr.read().decode())
+    early, late = max(v for k, v in peaks.items() if k <= steps / 4), max(peaks.values())
+    about = {"network": "VGG5, width 0.01", "steps": steps}
+    return [
+        _row(EARLY, early, "MB", **about),
+        _row(LATE, late, "MB", **about),
+        _row(
+            GROWTH, late / early - 1, "of the peak", **about, peaks=sorted(peaks.items())[:: max(1, len(peaks) // 50)]
+        ),
+    ]
+
+
+def _peak(pid: int) -> float:
+    """VmHWM in MB; 0 where the process is gone or the system does not say."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e3 if "VmHWM:" in status else 0.0
+
+
+# Kills
+
+
+def kills(data: Path, root: Path, count: int, runs: int, epochs: int, seed: int = 0) -> list[Row]:
+    """`count` kills in each of `runs` runs, which are then compared with one that was left alone."""
+    random, compiled, rows = np.random.default_rng(seed), root / "compiled", []
+    options = ("--epochs", str(epochs), "--checkpoint-every", "3", "--eval-every", "2")
+    began = time.perf_counter()
+    crash.finish(crash.command(data, root / "alone", 0.01, *options), compiled)
+    lines = read_lines(root / "alone" / "metrics.jsonl")
+    steps, startup = lines[-1]["step"], time.perf_counter() - began - lines[-1]["seconds"]
+    for number in range(runs):
+        workdir = root / f"killed{number}"
+        argv = crash.command(data, workdir, 0.01, *options)
+        done: list[dict[str, Any]] = []
+        for moment in crash.moments(count, startup, random):
+            if crash.kill(argv, workdir, moment, compiled):
+                half_written = bool(crash.being_written(workdir))
+                done.append({"kind": moment.kind, "step": crash.last_step(workdir), "in_save": half_written})
+        crash.finish(argv, compiled)
+        differing = crash.differences(root / "alone", workdir)
+        if not crash.is_complete(workdir, steps):
+            differing.append("a gap or a duplicate")
+        about = {"network": "VGG5, width 0.01", "run": number, "steps": steps, "differing": ", ".join(differing)}
+        rows += [
+            _row(KILLS, len(done), "", **about, moments=done),
+            _row(MID_SAVE, sum(bool(one["in_save"]) for one in done), "", **about),
+            _row(SAME, 0 if differing else len(done), "", **about),
+        ]
+    return rows
+
+
+# The benchmark
+
+
+def run(quick: bool) -> list[Row]:
+    """All rows; `quick` measures little and nothing well."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = crash.images(root / "images", 64, 16)
+        if quick:
+            found = kills(data, root, 2, 1, 3)
+            found += starts(data, root, 0.01, 1, root / "compiled") + memory(data, root, 20, root / "compiled")
+            return found + saving(epjax.models.mlp([64, 10]), "MLP", 8, 8, 2, 1)
+        found = told(kills(data, root, 5, 4, 16))
+        found += told(memory(data, root, 2000))
+        found += told(starts(data, root, 0.5, 3))
+        return found + told(saving(epjax.models.vgg10(1000), "VGG10", 64, 8, 5, 5))
+
+
+def targets(rows: list[Row]) -> list[Target]:
+    """What a long run must not pay."""
+    value = {row["measure"]: row["value"] for row in rows}
+    killed, same = (sum(row["value"] for row in find(rows, measure=m)) for m in (KILLS, SAME))
+    return [
+        at_most("saving at one checkpoint a minute: share of the time", value[SAVING_SHARE], 0.02),
+        at_most("resume to first step over cold start", value[RATIO], 1.2),
+        at_most(f"peak memory from a quarter of {_steps(rows)} steps to all: growth", value[GROWTH], 0.02),
+        at_least(f"of {killed} kills, those after which the run ended as if left alone", same, killed),
+    ]
+
+
+def _steps(rows: list[Row]) -> int:
+    return find(rows, measure=GROWTH)[0]["steps"]
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """Kills by run; the rest."""
+    killed = [
+        {"run": row["run"] + 1, "steps": row["steps"]}
+        | {m: find(rows, measure=m, run=row["run"])[0]["value"] for m in (KILLS, MID_SAVE, SAME)}
+        for row in find(rows, measure=KILLS)
+    ]
+    rest = [row for row in rows if row["measure"] not in (KILLS, MID_SAVE, SAME)]
+    columns = tuple(name for name in COLUMNS if name != "precision")
+    return [Table("Saving, going on, memory", columns, rest), Table("Kills", tuple(killed[0]), killed)]
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Left: peak memory over steps. Right: where in its run each kill fell."""
+    title, what = "What it costs that nothing is lost", "VGG5 of width 0.01 on noise, batch 8, float32, one process"
+    fig, axes = look.figure(title, what, (1, 2))
+    steps, peaks = zip(*find(rows, measure=GROWTH)[0]["peaks"], strict=True)
+    axes[0, 0].plot(steps, peaks, color=look.BLUE, linewidth=1.8)
+    axes[0, 0].set_ylim(0, 1.25 * max(peaks))
+    look.dress(axes[0, 0], "peak resident memory, MB", "step")
+    colours = {"save": look.RED, "step": look.BLUE, "start": look.GOLD}
+    words = {"save": "as a save began", "step": "after a step", "start": "before the first step"}
+    for row in find(rows, measure=KILLS):
+        for kind, colour in colours.items():
+            at = [one["step"] for one in row["moments"] if one["kind"] == kind]
+            label = words[kind] if row["run"] == 0 else None
+            axes[0, 1].scatter(at, [row["run"] + 1] * len(at), color=colour, s=28, label=label, zorder=3)
+    runs = find(rows, measure=KILLS)
+    axes[0, 1].set_xlim(0, runs[0]["steps"])
+    axes[0, 1].set_ylim(0.5, len(runs) + 1.5)
+    axes[0, 1].set_yticks([row["run"] + 1 for row in runs], [f"run {row['run'] + 1}" for row in runs])
+    look.dress(axes[0, 1], "kills", "step")
+    look.save(fig, path)
