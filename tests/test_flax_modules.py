@@ -56,9 +56,32 @@ class Regularised(nn.Module):
         return nn.Dropout(0.5, deterministic=False)(nn.Dense(4)(x))
 
 
+class Counting(nn.Module):
+    """Remembers how often it was called."""
+
+    @nn.compact
+    def __call__(self, x):
+        calls = self.variable("counts", "calls", lambda: jnp.zeros((), jnp.int32))
+        calls.value += 1
+        return nn.Dense(4)(x)
+
+
+class Remembering(nnx.Module):
+    """Keeps the last mean that it saw."""
+
+    def __init__(self):
+        self.mean = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.mean[...] = jnp.mean(x)
+        return x
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
+        (Counting(), r"layer 2 \(Counting\) keeps mutable state \(counts/calls\)"),
+        (Remembering(), r"layer 2 \(Remembering\) keeps mutable state \(mean\)"),
         (nn.BatchNorm(use_running_average=False), "layer 2 .* mixes the examples"),
         (Regularised(), "layer 2 .* draws random numbers"),
         (nnx.BatchNorm(4, rngs=nnx.Rngs(0)), "layer 2 .* mixes the examples"),

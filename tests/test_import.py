@@ -1,0 +1,32 @@
+"""Oracle: the interpreter's own list of modules and clock. What `import epjax` costs beside jax, flax and optax.
+
+Catches a reader, a checkpointer or a plotter that moves to the top of a module which the package imports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import json, sys, time
+start = time.process_time()
+import jax, flax, optax
+before = time.process_time() - start
+import epjax
+print(json.dumps([(time.process_time() - start) / before, sorted(sys.modules)]))
+"""
+LATER = {"orbax", "grain", "tensorflow_datasets", "tensorflow", "matplotlib", "tensorboardX", "PIL"}
+
+
+def test_import_epjax_is_light():
+    """Less than 1.5 times the import of what it stands on, the best of three, in processor time."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ratios = []
+    for _ in range(3):
+        run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True)
+        ratio, modules = json.loads(run.stdout)
+        assert {name.split(".")[0] for name in modules} & LATER == set()
+        ratios.append(ratio)
+    assert min(ratios) < 1.5
