@@ -213,15 +213,15 @@ class Moment:
 
     def _compare(self) -> None:
         client = _state().client
-        while not self._over.wait(_LOOK_EVERY):
-            if self.wish is not None:
-                with suppress(jax.errors.JaxRuntimeError):  # another one wished before
-                    client.key_value_set(_WISHED, self.wish)
-            wish = _look(_WISHED)
-            if wish is not None:
-                with self._lock:  # where this process is now, it stays, until it knows where the others are
-                    client.key_value_set(f"{_PASSED}/{index()}", str(self._passed))
-                    while len(places := client.key_value_dir_get(_PASSED)) < count() and not self._over.wait(0.02):
-                        pass
-                    self._granted, self._due = wish, 1 + max(int(place) for _, place in places)
-                return
+        with suppress(jax.errors.JaxRuntimeError):  # the connection is lost, which jax does not survive
+            while (wish := _look(_WISHED)) is None:
+                if self._over.wait(_LOOK_EVERY):
+                    return
+                if self.wish is not None:
+                    with suppress(jax.errors.JaxRuntimeError):  # another one wished before
+                        client.key_value_set(_WISHED, self.wish)
+            with self._lock:  # where this process is now, it stays, until it knows where the others are
+                client.key_value_set(f"{_PASSED}/{index()}", str(self._passed))
+                while len(places := client.key_value_dir_get(_PASSED)) < count() and not self._over.wait(0.02):
+                    pass
+                self._granted, self._due = wish, 1 + max(int(place) for _, place in places)

@@ -93,8 +93,8 @@ def _check_alike(options: dict[str, Any]) -> None:
     first, *others = processes.gather({name: value for name, value in options.items() if name not in MAY_DIFFER})
     for number, other in enumerate(others, start=1):
         for name, value in first.items():
-            if other[name] != value:
-                raise ValueError(f"{name} is {value} in process 0, but {other[name]} in process {number}")
+            if other.get(name) != value:
+                raise ValueError(f"{name} is {value} in process 0, but {other.get(name)} in process {number}")
 
 
 class _Warnings:

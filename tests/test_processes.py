@@ -298,3 +298,13 @@ def test_an_error_on_one_ends_both_with_its_message(images, tmp_path):
     assert err[1].startswith(f"error: {elsewhere / 'train'}")
     assert err[0] == err[1].replace("error: ", "error: on process 1: ")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_processes_with_different_work_directories_are_refused(images, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    codes, _, err = pair(small(images, here), more=((), ("--workdir", str(there)))).end()
+    assert codes == [1, 1]
+    assert err[1].startswith(
+        f"error: workdir {there} must be one folder that all processes share, but where process 0 has"
+    )
+    assert err[0] == err[1].replace("error: ", "error: on process 1: ")
