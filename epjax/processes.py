@@ -7,6 +7,9 @@ other beside that goes through the key-value store of jax's coordination service
 * `gather` and `first` make them agree on what they may see differently.
 * `Moment` brings all of them to the same place in the program because one wished it.
 * `end` ends all of them with the message of one.
+
+A process that is killed outright says nothing: jax misses its heartbeat within 100 seconds and ends the others, with a
+message of its own.
 """
 
 import atexit

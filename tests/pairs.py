@@ -29,7 +29,7 @@ class Pair:
         environ = environment() | dict(more_environment)
         self._runs = [subprocess.Popen([sys.executable, *argv], cwd=ROOT, env=environ, **streams) for argv in commands]
 
-    def end(self, patience=240):
+    def end(self, patience=480):
         """The exit codes, the outputs and the errors; both must end in time."""
         try:
             told = [run.communicate(timeout=patience) for run in self._runs]

@@ -281,7 +281,7 @@ def test_two_processes_stopped_continued_by_one_and_by_two_again_are_one_run(ima
     script = [str(ROOT / "experiments" / "launch" / "two_processes.sh"), "experiments.vgg5"]
     own = environment() | {"PYTHON": sys.executable, "PORT": free_address().rpartition(":")[2]}
     again = subprocess.run(
-        [*script, *small(images, workdir, *options)], env=own, capture_output=True, text=True, timeout=240
+        [*script, *small(images, workdir, *options)], env=own, capture_output=True, text=True, timeout=480
     )
     assert again.returncode == 0, again.stderr
     assert "going on from step 10 of 10" in again.stdout
