@@ -26,7 +26,7 @@ CLOCK = ("seconds", "images_per_second", "waiting")
 class Moment:
     """When a run is killed: `delay` seconds after
 
-    * `start`: its process was started,
+    * `start`: its process was started, or as soon as it has done a step,
     * `step`: metrics.jsonl has lines of `steps` more than when it was started,
     * `save`: a checkpoint of as many more, or of a later one, has begun to be written.
     """
@@ -96,16 +96,22 @@ def until_step(argv: Sequence[str], workdir: Path, step: int, compiled: Path | N
 
 def kill(argv: Sequence[str], workdir: Path, moment: Moment, compiled: Path | None = None) -> bool:
     """Start the command and kill it at the moment; False where it had ended before."""
-    goal = last_step(workdir) + moment.steps
+    goal, began, log = last_step(workdir) + moment.steps, time.perf_counter(), workdir / "metrics.jsonl"
+    before = log.read_bytes() if log.exists() else b""
+
+    def starting() -> bool:
+        done = log.exists() and len(log.read_bytes()) > len(before)
+        return done or time.perf_counter() - began > moment.delay
+
     reached = {
-        "start": lambda: True,
+        "start": starting,
         "step": lambda: last_step(workdir) >= goal,
         "save": lambda: any(step >= goal for step in being_written(workdir)),
     }[moment.kind]
     with running(argv, compiled) as process:
         while process.poll() is None and not reached():
             time.sleep(0.001)
-        time.sleep(moment.delay)
+        time.sleep(0.0 if moment.kind == "start" else moment.delay)
         return process.poll() is None
 
 

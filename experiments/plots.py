@@ -1,5 +1,6 @@
 """The learning curve of a run, as a picture."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ INK, GREY, TRAIN, VAL, VAL5 = "#22303c", "#6b7a88", "#9db4c8", "#d1495b", "#edae
 
 def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str = "") -> None:
     """Draw error and cost over epochs, of training and validation, to a PNG."""
+    _draw(lines, path, title, subtitle)
+    gc.collect()  # a figure is a circle of references and 5 MB: left to itself, one an evaluation stays in memory
+
+
+def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
     train, val = training(list(lines)), evaluations(list(lines))
     figure = Figure(figsize=(9.6, 4.2), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

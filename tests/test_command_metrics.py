@@ -4,6 +4,7 @@ Would catch: a line that is lost or written twice over a resume, a window of ste
 percent taken for shares, a NaN that makes the file unreadable, a picture that is empty.
 """
 
+import gc
 import io
 import json
 import resource
@@ -11,6 +12,7 @@ import struct
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -210,6 +212,12 @@ def test_learning_curve_is_a_picture_with_curves(tmp_path):
     red = (0xD1, 0x49, 0x5B)
     assert red in colours(tmp_path / "full.png")
     assert red not in colours(tmp_path / "one.png")
+
+
+def test_a_picture_leaves_nothing_in_memory(tmp_path):
+    """One is drawn at every evaluation of a run: a figure that stays is 5 MB each."""
+    learning_curve(lines(4), tmp_path / "curve.png", "title")
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, Figure)]
 
 
 def test_table_names_best_and_last():
