@@ -1,6 +1,7 @@
 """Equilibrium propagation for predictive coding networks in JAX."""
 
 from epjax import activation, cost, energy, models
+from epjax.diagnosis import diagnose
 from epjax.equilibrium import Async, Solution, Sync
 from epjax.estimator import Aux, backprop_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
@@ -20,6 +21,7 @@ __all__ = [
     "activation",
     "backprop_value_and_grad",
     "cost",
+    "diagnose",
     "energy",
     "ep_loss",
     "from_flax",

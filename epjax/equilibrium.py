@@ -31,7 +31,7 @@ Pull = Callable[[Array], dict[int, Array]]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["h", "errors", "iterations", "residual", "converged", "energies"],
+    data_fields=["h", "errors", "iterations", "residual", "converged", "energies", "changes"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Solution:
                      with PGD the projected dF/dh_k, for smooth activations dF/dh_k itself
         converged    residual <= tolerance
         energies     F at the free state and after every iteration, NaN after an early stop
+        changes      the largest change of every iteration relative to ||eps_k||, the residual met by its updates
     """
 
     h: States | None
@@ -55,6 +56,7 @@ class Solution:
     residual: Array | None
     converged: Array | None
     energies: Array | None
+    changes: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class Traversal:
 
     `tolerance` stops an example once an iteration changes no layer by more than tolerance * ||eps_k||, which is
     the residual met by the updates of that iteration. `residual` measures that of the state returned, in 2 more
-    forward-equivalents; a tolerance implies it. `trace` records F after every iteration.
+    forward-equivalents; a tolerance implies it. `trace` records F after every iteration and what it changed.
     `unroll` iterations are laid out before the `lax.while_loop` (async unrolls the wave as well, see there).
     Raises ValueError for iterations < 1, step_size outside (0, 1], or a step_size other than 1 with mod_pgd.
     """
@@ -322,6 +324,9 @@ class Sync(Traversal):
         return run(replace(problem, errors="recomputed"), self, step, start(problem), self.unroll, {}, {})
 
 
+Trace = tuple[Array | None, Array | None]
+"""Energies [K + 1] and changes [K], where they are asked for."""
+
 Known = dict[int, Linearised]
 """The layers whose linearisation at the current inputs is at hand."""
 
@@ -411,35 +416,43 @@ def run(
     L, K, tolerance = len(problem.net), options.iterations, options.tolerance
     laid_out = min(laid_out, K)
 
-    def record(energies: Array | None, i: int | Array, iterate: Iterate) -> Array | None:
-        return None if energies is None else energies.at[i].set(problem.total_energy(iterate.states(problem.x)[1:]))
+    def energy(iterate: Iterate) -> Array:
+        return problem.total_energy(iterate.states(problem.x)[1:])
 
-    energies = jnp.full((K + 1,), jnp.nan, problem.x.dtype) if options.trace else None
-    energies = record(energies, 0, iterate)
+    def record(trace: Trace, i: int | Array, iterate: Iterate) -> Trace:
+        energies, changes = trace
+        if energies is None or changes is None:
+            return trace
+        return energies.at[i + 1].set(energy(iterate)), changes.at[i].set(iterate.change)
+
+    trace: Trace = (None, None)
+    if options.trace:
+        energies = jnp.full((K + 1,), jnp.nan, problem.x.dtype).at[0].set(energy(iterate))
+        trace = energies, jnp.full((K,), jnp.nan, iterate.change.dtype)
     for i in range(laid_out):
         iterate, known = step(iterate, known)
-        energies = record(energies, i + 1, iterate)
+        trace = record(trace, i, iterate)
 
-    def more(carry: tuple[Array, Iterate, Array | None]) -> Array:
+    def more(carry: tuple[Array, Iterate, Trace]) -> Array:
         i, iterate, _ = carry
         return i < K if tolerance is None else (i < K) & ((iterate.change > tolerance) | (i == 0))
 
-    def body(carry: tuple[Array, Iterate, Array | None]) -> tuple[Array, Iterate, Array | None]:
-        i, iterate, energies = carry
+    def body(carry: tuple[Array, Iterate, Trace]) -> tuple[Array, Iterate, Trace]:
+        i, iterate, trace = carry
         iterate, _ = step(iterate, known_in_loop)
-        return i + 1, iterate, record(energies, i + 1, iterate)
+        return i + 1, iterate, record(trace, i, iterate)
 
     iterations = jnp.int32(laid_out)
     if laid_out < K:
         iterate = with_signals(iterate, L) if iterate.T else iterate
-        iterations, iterate, energies = lax.while_loop(more, body, (iterations, iterate, energies))
+        iterations, iterate, trace = lax.while_loop(more, body, (iterations, iterate, trace))
     states = iterate.states(problem.x)
     errors = tuple(iterate.eps[k] for k in sorted(iterate.eps))
     if problem.errors == "recomputed":
         errors = prediction_errors(problem.net, problem.params, problem.x, states[1:])
     measured = _residual_at(problem, options.update, states) if options.residual or tolerance is not None else None
     converged = None if tolerance is None or measured is None else measured <= tolerance
-    return Solution(states[1:], errors, iterations, measured, converged, energies)
+    return Solution(states[1:], errors, iterations, measured, converged, *trace)
 
 
 def _residual_at(problem: Problem, update: Update, states: Sequence[Array]) -> Array:

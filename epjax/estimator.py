@@ -61,15 +61,22 @@ def value_and_grad(
     errors: Errors = "carried",
     phases: Phases = "together",
     argnums: Argnums = 0,
+    keep_states: bool = False,
 ) -> ValueAndGrad:
     """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
 
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
     or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used by the random
-    scheme only and may be None otherwise; keys [B] draw each example's sign from its own. `phases="sequential"` runs
-    the two phases of the centered scheme one after the other, in less memory and with one more forward pass. `argnums`
-    asks for the gradient for the input as well, or instead: dF/dx = -T_0, had like that for the parameters. Raises
-    ValueError for an option outside its set, and for beta that is zero, negative or not finite.
+    scheme only and may be None otherwise; keys [B] draw each example's sign from its own.
+
+    * `points` N of the centered and the holomorphic scheme take the error of a smooth network to O(beta^(2 N)), by 2 N
+      phases up to N beta strong, or by N + 1 in complex numbers, all of strength beta (see `epjax.scheme`).
+    * `phases="sequential"` runs the phases one after the other, in less memory and with one more forward pass each.
+    * `argnums` asks for the gradient for the input as well, or instead: dF/dx = -T_0, had like that for the parameters.
+    * With `keep_states` `aux.solution` holds the nudged states and errors, [B, P, ...].
+
+    Raises ValueError for an option outside its set, for beta that is zero, negative or not finite, and for a
+    holomorphic scheme of a network with kinks.
     """
     check_scheme(scheme, points, net)
     for name, value, allowed in (
@@ -99,7 +106,7 @@ def value_and_grad(
         assert solution.errors is not None
         weights = c / (betas * x.shape[0])
         grads = energy_gradient(net, params, x, solution.h, solution.errors, weights, argnums)
-        return output, replace(solution, h=None, errors=None), grads
+        return output, solution if keep_states else replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         check_soft_labels(cost, y)

@@ -21,6 +21,7 @@ from epjax.equilibrium import (
     Linearised,
     Problem,
     Solution,
+    Trace,
     check_options,
     linearise,
     new_error,
@@ -40,7 +41,8 @@ class Sweep:
 
     The first sweep, and up to `unroll` of them, stand before the `lax.while_loop`; with one sweep there is no loop.
     `residual` measures the residual of the state that is returned, in one more backward pass; a tolerance implies it.
-    `trace` records F after every sweep. Raises ValueError for sweeps < 1 or a tolerance that is not positive.
+    `trace` records F after every sweep and what it changed. Raises ValueError for sweeps < 1 or a tolerance that is
+    not positive.
     """
 
     sweeps: int = 1
@@ -63,45 +65,49 @@ class Sweep:
         """S sweeps from the free state, or fewer by the tolerance."""
         S, tolerance = self.sweeps, self.tolerance
         measured = tolerance is not None or self.residual
-        energies = None
+        trace: Trace = (None, None)
         if self.trace:
             free = problem.perturbation.cost_term(problem.free.output)
             energies = jnp.full((S + 1,), jnp.nan, free.dtype).at[0].set(free)
+            trace = energies, jnp.full((S,), jnp.nan, problem.x.real.dtype).at[0].set(1.0)  # all errors are new
 
         # A sweep is backward, then forward. Its signals T are all that the next one needs, so the loop carries
         # them and runs forward, then backward: the first backward and the last forward stand outside.
         T = self.first(problem)
 
-        def step(i: int | Array, T: Signals, energies: Array | None) -> tuple[Signals, Array, Array | None]:
+        def step(i: int | Array, T: Signals, trace: Trace) -> tuple[Signals, Array, Trace]:
             h, eps, layers = self.forward(problem, T)
             T, new_eps = self.backward(problem, h, layers)
-            return T, _change(new_eps, eps), _record(problem, energies, i, h, eps)
+            change = _change(new_eps, eps)
+            energies, changes = trace
+            changed = None if changes is None else changes.at[i].set(change)
+            return T, change, (_record(problem, energies, i, h, eps), changed)
 
         change = jnp.full((), jnp.inf, problem.x.real.dtype)
         laid_out = min(max(self.unroll, 1), S)
         for i in range(1, laid_out):
-            T, change, energies = step(i, T, energies)
+            T, change, trace = step(i, T, trace)
 
-        Carry = tuple[Array, Signals, Array, Array | None]
+        Carry = tuple[Array, Signals, Array, Trace]
 
         def more(carry: Carry) -> Array:
             i, _, change, _ = carry
             return i < S if tolerance is None else (i < S) & (change > tolerance)
 
         def body(carry: Carry) -> Carry:
-            i, T, _, energies = carry
-            return i + 1, *step(i, T, energies)
+            i, T, _, trace = carry
+            return i + 1, *step(i, T, trace)
 
         sweeps = jnp.int32(laid_out)
         if laid_out < S:
-            sweeps, T, _, energies = lax.while_loop(more, body, (sweeps, T, change, energies))
+            sweeps, T, _, trace = lax.while_loop(more, body, (sweeps, T, change, trace))
         h, eps, layers = self.forward(problem, T)
-        energies = _record(problem, energies, sweeps, h, eps)
+        F = _record(problem, trace[0], sweeps, h, eps)
         final = residual(problem, self.update, h[-1], eps, layers) if measured else None
         converged = None if tolerance is None or final is None else final <= tolerance
         if problem.errors == "recomputed":
             eps = prediction_errors(problem.net, problem.params, problem.x, h[1:])
-        return Solution(h[1:], eps, sweeps, final, converged, energies)
+        return Solution(h[1:], eps, sweeps, final, converged, F, trace[1])
 
     def first(self, problem: Problem) -> Signals:
         """The signals of `backward` at the free state: beta times those of beta = 1 above the first kink.

@@ -25,7 +25,7 @@ Traversal = Literal["async", "sync", "sweep"]
 MAY_CHANGE = frozenset(
     {"workdir", "recipe", "data", "max_steps", "keep", "checkpoint_every", "coordinator", "num_processes", "process_id"}
     | {"num_workers", "num_threads", "model_parallel", "microbatches", "on_bad_image", "data_name"}
-    | {"on_nan", "max_skipped"}
+    | {"on_nan", "max_skipped", "diagnose_every"}
 )
 # Options that are younger than some runs, with the value that leaves the numbers what they were without them.
 YOUNGER: Mapping[str, Any] = {"points": 1, "label_smoothing": 0.0, "warmup_epochs": 0}
@@ -59,6 +59,8 @@ class Run:
     """Slices of the batch, on each device, whose gradients are computed one after the other, in less memory."""
     on_nan: Literal["stop", "skip"] = "stop"
     """Stop at a NaN or infinity in cost, gradient or (with --tolerance) residual; or skip and count the step."""
+    diagnose_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Steps between diagnoses of the EP gradient, beside backpropagation's, on up to 32 images; None: none."""
     max_skipped: int = 10
     """Stop all the same when more steps than this are skipped in a row, with --on-nan skip."""
 

@@ -8,6 +8,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from epjax.diagnosis import Diagnosis
 from experiments.tensorboard import EventLog
 
 Line = dict[str, Any]
@@ -70,6 +71,26 @@ def evaluations(lines: list[Line]) -> list[Line]:
 def training(lines: list[Line]) -> list[Line]:
     """The lines that training wrote."""
     return [line for line in lines if "cost" in line]
+
+
+def diagnoses(lines: list[Line]) -> list[Line]:
+    """The lines that `--diagnose-every` wrote, each with its `verdict`."""
+    return [line for line in lines if "verdict" in line]
+
+
+def diagnosis_line(report: Diagnosis) -> Line:
+    """A diagnosis as numbers: of the whole gradient, of the worst layer, and the cosine of every layer."""
+    return {
+        "verdict": report.verdict,
+        "advice": report.advice,
+        "ep_cosine": report.cosine,
+        "ep_norm_ratio": report.norm_ratio,
+        "ep_worst_layer": report.worst,
+        "ep_worst_cosine": report.worst_cosine,
+        "ep_residual": report.residuals[-1],
+        "ep_crossings": max(layer.crossings for layer in report.layers),
+        "ep_cosines": [layer.cosine for layer in report.layers],
+    }
 
 
 def skipped(lines: list[Line]) -> list[Line]:

@@ -49,13 +49,16 @@ PANELS = (
     Panel("Learning rate", "learning_rate"),
     Panel("Training images per second", "images_per_second"),
     Panel("Share of time spent waiting for data", "waiting", top=1.0),
+    Panel("EP gradient: cosine with backpropagation's", "ep_cosine", top=1.02),
+    Panel("EP gradient: cosine of the worst layer", "ep_worst_cosine", top=1.02),
 )
 
 
 def page(runs: Sequence[Run]) -> str:
     """The whole page."""
     names = labels(runs)
-    parts = [results(runs, names), unlike(runs, names), pictures(runs), machines(runs, names), alike(runs)]
+    parts = [results(runs, names), gradients(runs, names), unlike(runs, names)]
+    parts += [pictures(runs), machines(runs, names), alike(runs)]
     title = escape(f"{len(runs)} runs" if len(runs) > 1 else names[0])
     data = "; ".join(escape(text) for text in dict.fromkeys(run.data for run in runs))
     return (
@@ -94,6 +97,30 @@ def results(runs: Sequence[Run], names: Sequence[str]) -> str:
     note = f"<p class=quiet>Not evaluated yet: {escape(', '.join(silent))}.</p>\n" if silent else ""
     speed = "<p class=quiet>Images per second and the share of time spent waiting for data: medians of the run.</p>\n"
     return f"<h2>Results</h2>\n{_table(tuple(columns), rows, cells)}{note}{speed}"
+
+
+def gradients(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """What the diagnoses of the EP gradient found, where there are some: the last of each run."""
+    columns: dict[str, Callable[[Run], str]] = {
+        "at epoch": lambda run: _number(_last(run.diagnoses), "epoch", "g"),
+        "verdict": lambda run: run.diagnoses[-1]["verdict"],
+        "cosine": lambda run: _number(_last(run.diagnoses), "ep_cosine", ".4f"),
+        "worst layer": lambda run: _number(_last(run.diagnoses), "ep_worst_layer", "d"),
+        "its cosine": lambda run: _number(_last(run.diagnoses), "ep_worst_cosine", ".4f"),
+        "norm ratio": lambda run: _number(_last(run.diagnoses), "ep_norm_ratio", ".3f"),
+        "residual": lambda run: _number(_last(run.diagnoses), "ep_residual", ".2g"),
+        "switches crossed": lambda run: _number(_last(run.diagnoses), "ep_crossings", ".2%"),
+        "not good": lambda run: f"{sum(d['verdict'] != 'good' for d in run.diagnoses)} of {len(run.diagnoses)}",
+    }
+    seen = [(run, name, dot) for run, name, dot in zip(runs, names, _dots(runs), strict=True) if run.diagnoses]
+    if not seen:
+        return ""
+    rows = [f"{dot} <b>{escape(name)}</b>" for _, name, dot in seen]
+    cells = [[escape(show(run)) for show in columns.values()] for run, _, _ in seen]
+    advice = "".join(
+        f"<p class=quiet>{escape(name)}: {escape(run.diagnoses[-1]['advice'])}.</p>\n" for run, name, _ in seen
+    )
+    return f"<h2>The EP gradient beside backpropagation's</h2>\n{_table(tuple(columns), rows, cells)}{advice}"
 
 
 def unlike(runs: Sequence[Run], names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Gradient
-from experiments.metrics import Line, evaluations, read_lines, training
+from experiments.metrics import Line, diagnoses, evaluations, read_lines, training
 from experiments.table import method
 
 
@@ -45,6 +45,11 @@ class Run:
     def evaluations(self) -> list[Line]:
         """The lines that evaluations wrote."""
         return evaluations(self.lines)
+
+    @property
+    def diagnoses(self) -> list[Line]:
+        """The lines that diagnoses of the gradient wrote."""
+        return diagnoses(self.lines)
 
     @property
     def best(self) -> Line | None:

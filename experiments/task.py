@@ -1,9 +1,10 @@
 """What is trained on what, and how the gradient is had: from options to the library's objects."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from epjax import Network
 from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
-from epjax.equilibrium import Equilibration
+from epjax.diagnosis import Diagnose, Method, diagnoser
 from epjax.estimator import ValueAndGrad
 from experiments.config import Gradient
 
@@ -47,7 +48,7 @@ class Task:
         }
 
 
-def equilibration(options: Gradient) -> Equilibration:
+def equilibration(options: Gradient) -> Method:
     """The way from the free to the nudged state."""
     if options.traversal == "sweep":
         return epjax.Sweep(sweeps=options.sweeps, tolerance=options.tolerance, update=options.update)
@@ -66,21 +67,34 @@ def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndG
     if options.algorithm == "bp":
         estimate = epjax.backprop_value_and_grad(network, cost)
     else:
-        estimate = epjax.value_and_grad(
-            network,
-            cost,
-            scheme=options.scheme,
-            points=options.points,
-            perturbation=options.perturbation,
-            beta=options.beta,
-            equilibration=equilibration(options),
-            errors=options.errors,
-            phases=options.phases,
-        )
+        estimate = epjax.value_and_grad(network, cost, **_estimator(options))
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 
-def smoothed(estimate: ValueAndGrad, num_classes: int, amount: float) -> ValueAndGrad:
+def diagnosis(options: Gradient, network: Network, num_classes: int) -> Diagnose:
+    """What watches that gradient. Raises ValueError for backpropagation, which is what it would be held against."""
+    if options.algorithm == "bp":
+        raise ValueError("diagnose_every needs algorithm 'ep', got 'bp'")
+    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options))
+    return smoothed(watch, num_classes, options.label_smoothing)
+
+
+def _estimator(options: Gradient) -> dict[str, Any]:
+    return {
+        "scheme": options.scheme,
+        "points": options.points,
+        "perturbation": options.perturbation,
+        "beta": options.beta,
+        "equilibration": equilibration(options),
+        "errors": options.errors,
+        "phases": options.phases,
+    }
+
+
+Result = TypeVar("Result")
+
+
+def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float) -> Callable[..., Result]:
     """`estimate` with its labels smoothed (see `epjax.cost.smooth_labels`); itself where `amount` is 0."""
     if amount == 0:
         return estimate

@@ -14,6 +14,7 @@ from epjax.accumulation import accumulate
 from epjax.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
+from epjax.diagnosis import Diagnose
 from epjax.train import (
     Normalise,
     TrainState,
@@ -28,11 +29,14 @@ from epjax.train import (
 from experiments import machine
 from experiments.config import Config, Optimiser, flat, identity, store
 from experiments.meter import Meter
-from experiments.metrics import Line, MetricsLog, skipped_in_a_row
+from experiments.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_row
 from experiments.pace import Pace
 from experiments.progress import Reporter, Status
 from experiments.stopping import NotFinite, Stopped, StopRequest, broken, together
-from experiments.task import Task, gradient
+from experiments.task import Task, diagnosis, gradient
+
+DIAGNOSED = 32
+"""Images of a diagnosis, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def make_plan(config: Config, images: int) -> Plan:
     """Raises ValueError for a batch larger than the training set and for counts below 1."""
     run, optimiser = config.run, config.optimiser
     counts = [("epochs", optimiser.epochs), ("batch_size", optimiser.batch_size), ("max_steps", run.max_steps)]
-    names = ("eval_every", "checkpoint_every", "log_every", "microbatches", "max_skipped")
+    names = ("eval_every", "checkpoint_every", "log_every", "microbatches", "max_skipped", "diagnose_every")
     counts += [(name, getattr(run, name)) for name in names]
     for name, value in counts:
         if value is not None and value < 1:
@@ -113,6 +117,12 @@ class Trainer:
         estimate = gradient(config.gradient, task.network, len(task.dataset.classes))
         estimate = sharding.per_device(accumulate(estimate, microbatches), self.mesh)
         cost = COSTS[config.gradient.cost]
+        self.normalise = normalise
+        self.diagnose: Diagnose | None = None
+        if config.run.diagnose_every:
+            self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
+        if self.diagnose is not None and jax.process_count() > 1:
+            raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
         self.eval_step = eval_step(task.network.forward, cost, normalise)
         self.put = sharding.put_batch(self.mesh)
@@ -189,6 +199,9 @@ class Trainer:
             before, self.pending = self.pending, Pending(self.step, metrics, feed.waited - waited)
             if before is not None:  # fetched while the step after it runs
                 self._record(before)
+            if self.config.run.diagnose_every and self.step % self.config.run.diagnose_every == 0:
+                self._settle()
+                self._diagnose(batch)
             due = self.step % self.config.run.checkpoint_every == 0
             if signal := self.stop.due():
                 self._stop(signal)
@@ -203,6 +216,17 @@ class Trainer:
             self._record(self.pending)
         self.pending = None
         self.meter.pause()
+
+    def _diagnose(self, batch: Mapping[str, jax.Array]) -> None:
+        """A line on what the gradient is worth at these parameters, on images of the batch just used, by one device."""
+        assert self.diagnose is not None
+        params, images, y = jax.device_get((self.state.params, batch["image"], batch["label"]))
+        key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.step)
+        report = self.diagnose(params, self.normalise(images[:DIAGNOSED]), y[:DIAGNOSED], key)
+        line = {"step": self.step, "epoch": self.plan.at(self.step)} | diagnosis_line(report)
+        self.log.write(line | {"seconds": self._seconds()})
+        if report.verdict != "good":
+            self.console.print(f"step {self.step}: {report.verdict}: {report.advice}", highlight=False)
 
     def _train_batches(self) -> Batches:
         feed = self.config.feed

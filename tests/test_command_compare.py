@@ -5,12 +5,16 @@ needs the network, a run that has not got far and stops the report of the others
 """
 
 import json
+from functools import partial
 from html.parser import HTMLParser
 
+from epjax.diagnosis import Diagnosis, LayerReport
 from experiments import report
 from experiments.compare import main
 from experiments.config import Run, flat
 from experiments.imagenet_vgg10 import VGG10Config
+from experiments.metrics import MetricsLog, diagnosis_line
+from experiments.runs import read
 
 
 def write(directory, error, **changes):
@@ -109,6 +113,30 @@ def test_the_report_holds_every_run_and_needs_nothing_else(tmp_path, capsys):
     assert all(reference.startswith("#") for reference in page.references)
     assert "url(http" not in text
     assert "@import" not in text
+
+
+def test_the_report_shows_diagnoses(tmp_path):
+    """The last of each run that has some, and a curve; other readers of the lines do not see them."""
+    write(tmp_path / "ep", 40.0)
+    write(tmp_path / "other", 41.0)
+    layers = (LayerReport(0.9, 1.1, 1e-3, 0.02), LayerReport(None, None, 1e-2, 0.0))
+    report_of = partial(Diagnosis, advice="lower <beta>", beta=0.5, norm_ratio=1.2, layers=layers, rounding=1e-7)
+    found = [
+        report_of("good", cosine=0.999, residuals=(1.0, 1e-3)),
+        report_of("beta too large", cosine=0.95, residuals=(1.0, float("inf"))),
+    ]
+    log = MetricsLog(tmp_path / "ep" / "metrics.jsonl", 20)
+    for step, one in zip((20, 20), found, strict=True):
+        log.write({"step": step, "epoch": 2} | diagnosis_line(one) | {"seconds": 130.0})
+    log.close()
+    assert report.main([*(str(tmp_path / name) for name in ("ep", "other")), "--out", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    rows = {tuple(cell.strip() for cell in row) for row in Page(text).rows}
+    assert ("ep", "2", "beta too large", "0.9500", "1", "0.9000", "1.200", "–", "2.00%", "1 of 2") in rows
+    assert "lower &lt;beta&gt;" in text
+    assert "cosine of the worst layer" in text
+    assert len(read(tmp_path / "ep").evaluations) == 2
+    assert not read(tmp_path / "ep").training
 
 
 def test_a_report_of_what_is_no_run_is_one_sentence(tmp_path, capsys):

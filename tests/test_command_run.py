@@ -26,7 +26,7 @@ from epjax.models.resnet import resnet
 from epjax.train import initial_state
 from experiments import imagenet_resnet50, imagenet_vgg10, predict, resnet18, vgg5
 from experiments.config import parse
-from experiments.metrics import evaluations, read_lines, skipped, training
+from experiments.metrics import diagnoses, evaluations, read_lines, skipped, training
 from experiments.progress import Reporter
 from experiments.trained import load
 from experiments.trainer import Trainer
@@ -296,6 +296,18 @@ def test_resnet18_is_trained_by_backpropagation_as_by_ep(folder, tmp_path, shall
     assert line["step"] == 1
 
 
+def test_the_gradient_is_diagnosed_on_the_way(folder, tmp_path):
+    """A line of its own at every second step, in the order of steps."""
+    options = ("--max-steps", "3", "--beta", "0.001", "--errors", "carried", "--diagnose-every", "2")
+    assert vgg5.main(small(folder, tmp_path, *options)) == 0
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    (line,) = diagnoses(lines)
+    assert (line["step"], line["epoch"], line["verdict"]) == (2, 0.5, "good")
+    assert len(line["ep_cosines"]) == 6
+    assert [one["step"] for one in lines] == sorted(one["step"] for one in lines)
+    assert len(training(lines)) == 3
+
+
 def fails(main, argv, capsys):
     """The one sentence on the standard error of a command that fails."""
     assert main(argv) == 1
@@ -316,6 +328,8 @@ def fails(main, argv, capsys):
         (["--label-smoothing", "1"], "label_smoothing must be at least 0 and less than 1, got 1.0"),
         (["--batch-size", "64"], "batch_size must be at most the 32 training images, but is 64"),
         (["--batch-size", "12"], "batch_size must be a multiple of the number of devices"),
+        (["--diagnose-every", "0"], "diagnose_every must be at least 1, but is 0"),
+        (["--diagnose-every", "2", "--algorithm", "bp"], "diagnose_every needs algorithm 'ep', got 'bp'"),
         (["--microbatches", "0"], "microbatches must be at least 1, but is 0"),
         (["--microbatches", "3"], "batch_size must be a multiple of devices times microbatches, "),
         (["--width", "0"], "width must be a positive"),

@@ -4,6 +4,7 @@ Catches a cotangent that is dropped, a gradient for x or y that is silently zero
 gradient is asked for, a second derivative that is silently wrong, and a training loop that needs more than one line.
 """
 
+import json
 from functools import partial
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from flax.training.train_state import TrainState
 
 import epjax
 from epjax.data import open_dataset
+from experiments import drop_in
 
 CE, SE = epjax.cost.cross_entropy, epjax.cost.squared_error
 NET = epjax.models.mlp([7, 6, 4], gain=1.7)
@@ -247,3 +249,19 @@ def test_an_nnx_loop_changes_one_line():
     grads = nnx.jit(nnx.grad(epjax.ep_loss(model, cost, beta=1e-3)))(model, x, y)
     exact = nnx.jit(nnx.grad(lambda model, x, y: cost(model(x), y).mean()))(model, x, y)
     same(nnx.to_pure_dict(grads), nnx.to_pure_dict(exact), 2e-3)
+
+
+@pytest.mark.usefixtures("usual_promotion")
+def test_the_command_that_measures_it(tmp_path, capsys):
+    """Both losses, every seed, and a file to go with the table."""
+    out = tmp_path / "numbers.json"
+    argv = ["--data", "demo", "--seeds", "1", "--epochs", "1", "--image-size", "8", "--batch-size", "256"]
+    assert drop_in.main([*argv, "--out", str(out)]) == 0
+    runs = json.loads(out.read_text())["runs"]
+    text = capsys.readouterr().out
+    for name in ("backpropagation", "EP"):
+        (run,) = runs[name]
+        assert 0 < run["test_error"] < 95
+        assert f"| {name} | {run['test_error']:.2f}% |" in text
+    assert drop_in.main(["--data", str(tmp_path / "none")]) == 1
+    assert "do not exist" in capsys.readouterr().err
