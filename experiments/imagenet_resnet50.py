@@ -81,7 +81,7 @@ def recipes(run: Run) -> dict[str, ResNet50Config]:
                 epochs=5,
                 warmup_epochs=1,
                 batch_size=32,
-                learning_rate=0.1,
+                learning_rate=0.02,
                 final_learning_rate=0.0,
                 weight_decay=1e-4,
                 cosine="step",
