@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ def canvas(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tu
     figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(*panels, squeeze=False)
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
-    figure.text(0.01, 1 - 0.37 / size[1], subtitle, ha="left", va="top", color=GREY, fontsize=8)
+    lines = [part for line in subtitle.splitlines() for part in wrap(line, int(14 * size[0]))]
+    figure.suptitle(title + "\n" * len(lines), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    figure.text(0.01, 1 - 0.37 / size[1], "\n".join(lines), ha="left", va="top", color=GREY, fontsize=8)
     return figure, axes
 
 

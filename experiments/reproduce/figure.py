@@ -114,10 +114,10 @@ def judged(holds: bool | None) -> Verdict:
 def size(results: Sequence[Result]) -> str:
     """What was run, at what size, in a line."""
     c = results[0]["config"]
-    pixels, validation = c["image_size"], results[0]["evaluations"]
-    images = f"{c['train_images']:,} training images"
+    pixels, images = c["image_size"], f"{c['train_images']:,} training images"
+    validation = sorted({r["evaluations"][-1]["val_images"] for r in results if r["evaluations"]})
     if validation:
-        images += f" and {validation[-1]['val_images']:,} validation images"
+        images += f" and {' or '.join(f'{count:,}' for count in validation)} validation images"
     names = sorted({r["config"]["dataset"] for r in results})
     seeds = len({r["config"]["seed"] for r in results})
     network = {"vgg5": "VGG5", "vgg10": "VGG10", "vgg10_skip": "VGG10"}[c["kind"]]
