@@ -217,12 +217,19 @@ def curve(*values):
     return {sign: list(values) for sign in "+-"}
 
 
-@pytest.mark.parametrize(("tail", "verdict"), [(0.5, "confirmed"), (-0.5, "not confirmed")])
-def test_curves(tmp_path, tail, verdict):
-    """A curve that has settled by K = L, and one that turns after it."""
+@pytest.mark.parametrize(
+    ("top", "tail", "verdicts"),
+    [
+        (0.8, 0.5, ["confirmed", "confirmed"]),
+        (0.5, 0.5, ["not confirmed", "confirmed"]),
+        (0.8, -0.5, ["confirmed", "not confirmed"]),
+    ],
+)
+def test_curves(tmp_path, top, tail, verdicts):
+    """A curve that peaks and has settled by K = L, one without a peak, one that turns after K = L."""
     figure = load("curves")
     config = json.loads(json.dumps(figure.cells(False)[0].identity()))
-    F = curve(*[0.0] * 5, *np.linspace(0.1, 0.5, 6), *[0.5] * 5, *[tail] * 5)
+    F = curve(*[0.0] * 5, *np.linspace(0.1, top, 4), *[0.5] * 7, *[tail] * 5)
     result = {
         "place": {"state": "initialisation"},
         "config": config,
@@ -230,6 +237,6 @@ def test_curves(tmp_path, tail, verdict):
         "curves": {"mod_pgd": F, "pgd": curve(0.0, None, 1.0)},
         "costs": [],
     }
-    assert [f.verdict for f in figure.findings([result])] == [verdict]
+    assert [f.verdict for f in figure.findings([result])] == verdicts
     figure.draw([result], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, heat, save
-from experiments.reproduce.figure import Finding, error, errors, judged, pick, size, vgg5, written
+from experiments.reproduce.figure import NOISE, Finding, error, errors, judged, pick, size, vgg5, written
 
 NAME = "traversal"
 TITLE = "Traversals: step size and number of iterations"
@@ -63,14 +63,15 @@ def findings(results: Sequence[Result]) -> list[Finding]:
         return []
     best = at["async", 1.0][0]
     others = {k: v[0] if v else None for k, v in at.items() if k != ("async", 1.0)}
+    ahead = [100.0 if v is None else v - best for v in others.values()]
     names = {"async": "even/odd", "sync": "synchronous"}
     evidence = ", ".join(f"{names[m]} alpha {a:g}: {written(v)}" for (m, a), v in others.items())
     one = errors(results, method="sweep", S=1)
     return [
         Finding(
             "Even/odd with step size 1 beats smaller steps and the synchronous traversal",
-            judged(all(v is None or v > best for v in others.values())),
-            f"K = {K}: even/odd alpha 1: {best:.1f}; {evidence}",
+            judged(True if min(ahead) > NOISE else False if min(ahead) < -NOISE else None),
+            f"K = {K}: even/odd alpha 1: {best:.1f}; {evidence}; one seed a cell, noise {NOISE:g} points",
         ),
         Finding(
             "(ours) One sweep does as well as even/odd at K = L",
