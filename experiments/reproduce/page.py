@@ -31,7 +31,8 @@ def table(results: Sequence[Result]) -> list[str]:
 def verdicts(found: Sequence[Finding]) -> list[str]:
     """One row a claim."""
     rows = ["| claim | verdict | evidence |", "|---|---|---|"]
-    return rows + [f"| {f.claim} | **{f.verdict}** | {f.evidence} |" for f in found]
+    evidence = [f.evidence.replace("|", "\\|") for f in found]
+    return rows + [f"| {f.claim} | **{f.verdict}** | {e} |" for f, e in zip(found, evidence, strict=True)]
 
 
 def summary(found: Mapping[str, Sequence[Finding]]) -> list[str]:
