@@ -398,7 +398,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_survives_a_resume(fold
     copy = shutil.copytree(folder, tmp_path / "copy")
     Image.new("RGB", (32, 32), "white").save(copy / "train" / CLASSES[3] / "003.JPEG", quality=100)
 
-    def gradient(options, network):
+    def gradient(options, network, num_classes):
         estimate = epjax.backprop_value_and_grad(network, epjax.cost.cross_entropy)
 
         def breaks(params, x, y, key):
