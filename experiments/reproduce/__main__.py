@@ -4,7 +4,8 @@
     python -m experiments.reproduce sensitivity --data /data --minutes 30        # as much as fits; again: goes on
     python -m experiments.reproduce sensitivity --data /data --part 1/2          # the other half on another machine
 
-Figures: schemes, sensitivity, traversal, update, parity, batch-size, curves, skip. Each keeps one JSON file for every
+Figures: schemes, sensitivity, traversal, update, parity, batch-size, curves, skip; and a study of our own, defaults,
+which takes hours. Each keeps one JSON file for every
 finished run in RUNS/FIGURE, and writes FIGURE.json, FIGURE.png and the page README.md to OUT. To join the parts of
 several machines, copy their files into one RUNS/FIGURE and run the command there.
 """
@@ -28,7 +29,7 @@ from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
 from experiments.stopping import STOPPED_EXIT_CODE, Stopped
 
-FIGURES = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip")
+FIGURES = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip", "defaults")
 DATA = "EPJAX_SHARED_DATA"
 
 
@@ -37,7 +38,7 @@ class Options:
     """Run the missing cells of one of the paper's figures, then draw it."""
 
     figure: tyro.conf.Positional[str]
-    """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip."""
+    """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip, defaults."""
     minutes: float | None = None
     """Start no run that would end later than this. Default: run them all, within 90 minutes on two cores."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(

@@ -16,15 +16,20 @@ from rich.console import Console
 from epjax import models
 from epjax.data.transforms import Augmentation
 from epjax.network import Network
+from epjax.precision import Precision
 from experiments.config import Config, Gradient, Run, flat, identity
 from experiments.metrics import evaluations, read_lines
+from experiments.metrics import training as training_lines
 from experiments.reproduce.data import open_data
 from experiments.stopping import NotFinite
 from experiments.task import Task
 from experiments.trainer import Trainer
 
 Result = dict[str, Any]
-"""`place`, `config`, `evaluations`, `diverged` (None, or how), `seconds`, `machine`: as JSON holds them."""
+"""`place`, `config`, `evaluations`, `training`, `diverged` (None, or how), `seconds`, `machine`: as JSON holds them.
+
+Results from before `training`, the steps and mean costs of the training lines, was kept lack it.
+"""
 
 COMPILATION = 25.0
 """Seconds that a cell takes beside its training, about."""
@@ -69,12 +74,12 @@ class Net:
     gain: float = 2.0
     dense: int = 2048
 
-    def make(self, num_classes: int) -> Network:
-        """The network for so many classes."""
+    def make(self, num_classes: int, precision: Precision = "float32") -> Network:
+        """The network for so many classes, its products at that precision."""
         if self.kind == "vgg5":
-            return models.vgg5(num_classes, width=self.width, gain=self.gain)
-        skip = self.kind == "vgg10_skip"
-        return models.vgg10(num_classes, width=self.width, gain=self.gain, dense=self.dense, skip=skip)
+            return models.vgg5(num_classes, width=self.width, gain=self.gain, precision=precision)
+        options = {"dense": self.dense, "skip": self.kind == "vgg10_skip", "precision": precision}
+        return models.vgg10(num_classes, width=self.width, gain=self.gain, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -125,18 +130,20 @@ class Training:
             Trainer(config, make_task(config, data), Console(quiet=True), lambda lines: None).run()
         except NotFinite as error:
             diverged = str(error).split(";")[0]
-        lines = evaluations(read_lines(folder / "metrics.jsonl"))
+        lines = read_lines(folder / "metrics.jsonl")
         shutil.rmtree(folder)
         jax.clear_caches()
         keep = ("step", "epoch", "val_top1_error", "val_top5_error", "val_cost", "val_images", "seconds")
-        return {"evaluations": [{k: line[k] for k in keep} for line in lines], "diverged": diverged}
+        evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
+        trained = [{k: line[k] for k in ("step", "cost")} for line in training_lines(lines)]
+        return {"evaluations": evaluated, "training": trained, "diverged": diverged}
 
 
 def make_task(config: TrainingConfig, data: Path) -> Task:
     """Open the images, make the network for their classes."""
     images = config.images
     dataset = open_data(images.dataset, data, images.train_images, images.val_images)
-    network = config.network.make(len(dataset.classes))
+    network = config.network.make(len(dataset.classes), config.gradient.precision)
     crop: Augmentation | None = "pad" if images.dataset == "tiny_imagenet_20" else None
     return Task("reproduce", config.network.kind, network, dataset, *dataset.transforms(images.image_size, crop))
 

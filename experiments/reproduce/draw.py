@@ -104,7 +104,8 @@ def over(axes: Axes, results: Sequence[Result], x: str, series: Mapping[str, dic
             label=name,
         )
         lost = [xs.index(r["place"][x]) for r in found if error(r) is None]
-        axes.plot(lost, [1.0] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+        if lost:  # an empty line that is not clipped would take the layout to its origin
+            axes.plot(lost, [1.0] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
     dress(axes)
     axes.set_xlim(-0.4, len(xs) - 0.6)
     axes.set_xticks(range(len(xs)), [f"{v:g}" for v in xs])
