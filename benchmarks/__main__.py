@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.report import Benchmark
-from experiments import machine
+from epjax.runs import machine
 
 NAMES = ("gradients", "cost", "depth", "residual", "equilibration", "precision", "pipeline", "upkeep")
 HERE = Path(__file__).parent

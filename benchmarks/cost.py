@@ -22,7 +22,7 @@ from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_most, find, only
 from benchmarks.settings import Setting, at_initialisation
-from epjax.precision import Precision
+from epjax.network.precision import Precision
 
 NAME = "cost"
 COLUMNS = (

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from epjax.checkpoint import saved_digest, saved_steps
-from experiments.metrics import Line, evaluations, read_lines, training
-from experiments.trained import load
+from epjax.runs.metrics import Line, evaluations, read_lines, training
+from epjax.runs.trained import load
+from epjax.training.checkpoint import saved_digest, saved_steps
 
 ROOT = Path(__file__).parents[1]
 CLOCK = ("seconds", "images_per_second", "waiting")

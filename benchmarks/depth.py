@@ -25,8 +25,8 @@ from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_most, find
 from benchmarks.settings import Setting, at_initialisation
 from epjax import Layer, Network
-from epjax.activation import identity, relu
-from epjax.drive import Conv, Dense
+from epjax.network.activation import identity, relu
+from epjax.network.drive import Conv, Dense
 
 NAME = "depth"
 COLUMNS = (

@@ -30,10 +30,12 @@ from benchmarks.methods import Method
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_most, find, text
 from benchmarks.settings import Setting, at_initialisation
-from epjax.energy import projected_gradient
-from epjax.equilibrium import Problem, equilibrate, free_phase, linearise, new_error, relative, sum_signals
 from epjax.network import Params, States
 from epjax.perturbation import Nudge
+from epjax.systems.pcn.energy import projected_gradient
+from epjax.systems.pcn.problem import Problem, equilibrate, new_error
+from epjax.systems.pcn.signals import free_phase, linearise, sum_signals
+from epjax.systems.solution import relative
 
 NAME = "equilibration"
 COLUMNS = (

@@ -9,13 +9,14 @@ from jax import Array
 
 import epjax
 from benchmarks.rows import Row
-from epjax.activation import Update
 from epjax.cost import Cost, cross_entropy
-from epjax.equilibrium import Equilibration, Errors, Problem, Solution
 from epjax.estimator import Phases, ValueAndGrad
 from epjax.network import Network
-from epjax.precision import Precision
+from epjax.network.activation import Update
+from epjax.network.precision import Precision
 from epjax.scheme import Scheme
+from epjax.systems.pcn.problem import Equilibration, Problem
+from epjax.systems.solution import Errors, Solution
 
 BETA = 0.05
 

@@ -15,7 +15,8 @@ import epjax
 from epjax.data import Dataset, open_dataset, train_batches
 from epjax.data.sources.tar import open_unsplit
 from epjax.network import Network, Params
-from epjax.train import Normalise, initial_state, sgd, train_step
+from epjax.training.optimiser import sgd
+from epjax.training.step import Normalise, initial_state, train_step
 
 SHARED = {
     "imagenet": "imagenet_sample.tar",

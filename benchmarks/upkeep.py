@@ -26,10 +26,11 @@ from benchmarks import crash
 from benchmarks import draw as look
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_least, at_most, find
-from epjax.checkpoint import Checkpoints
 from epjax.network import Network
-from epjax.train import Normalise, initial_state, sgd, train_step
-from experiments.metrics import read_lines
+from epjax.runs.metrics import read_lines
+from epjax.training.checkpoint import Checkpoints
+from epjax.training.optimiser import sgd
+from epjax.training.step import Normalise, initial_state, train_step
 
 NAME = "upkeep"
 COLUMNS = ("measure", "network", "batch_size", "state_mb", "repeats", "value", "unit", "data", "precision")

@@ -1,14 +1,14 @@
 """Equilibrium propagation for predictive coding networks in JAX."""
 
-from epjax import activation, cost, energy, models
+from epjax import cost, models
 from epjax.diagnosis import diagnose
-from epjax.equilibrium import Async, Solution, Sync
 from epjax.estimator import Aux, backprop_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
-from epjax.network import Layer, Network, from_flax
-from epjax.sweep import Sweep
+from epjax.network import Layer, Network, activation, drive, from_flax
+from epjax.systems.pcn import Async, Sweep, Sync, energy
+from epjax.systems.solution import Solution
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Async",
@@ -22,6 +22,7 @@ __all__ = [
     "backprop_value_and_grad",
     "cost",
     "diagnose",
+    "drive",
     "energy",
     "ep_loss",
     "from_flax",

@@ -17,11 +17,13 @@ import numpy as np
 from jax import Array, lax
 
 from epjax.cost import Cost, as_target, check_soft_labels
-from epjax.equilibrium import Equilibration, Errors, FreePhase, Problem, Solution, equilibrate, free_phase
 from epjax.network import Network, Params
 from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
 from epjax.scheme import Scheme, as_complex, check_analytic, check_scheme, nudges
-from epjax.sweep import Sweep
+from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
+from epjax.systems.pcn.signals import FreePhase, free_phase
+from epjax.systems.pcn.sweep import Sweep
+from epjax.systems.solution import Errors, Solution
 
 Phases = Literal["together", "sequential"]
 

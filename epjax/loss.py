@@ -18,7 +18,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from epjax.cost import Cost, check_soft_labels
 from epjax.estimator import mean_cost, value_and_grad
-from epjax.network import Network, Params, from_flax
+from epjax.network import Network, Params
+from epjax.network.listed import from_flax
 
 Algorithm = Literal["ep", "bp"]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from epjax.activation import Activation, Update
 from epjax.cost import Cost
+from epjax.network.activation import Activation, Update
 
 PerturbationName = Literal["nudge", "clamp"]
 

@@ -21,8 +21,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from epjax.activation import ACTIVATIONS
 from epjax.network import Network, Params
+from epjax.network.activation import ACTIVATIONS
 
 Scheme = Literal["centered", "forward", "backward", "random", "holomorphic"]
 

@@ -26,8 +26,8 @@ from flax.training.train_state import TrainState
 
 import epjax
 from epjax.data import open_dataset
-from experiments import machine
-from experiments.command import sentence
+from epjax.runs import machine
+from epjax.runs.command import sentence
 
 SHARED = Path(os.environ.get("EPJAX_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

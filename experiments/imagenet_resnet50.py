@@ -1,125 +1,16 @@
 """Train ResNet-50 with GroupNorm on ImageNet by equilibrium propagation.
 
-The network is that of He et al., arXiv:1512.03385, with GroupNorm (Wu and He, arXiv:1803.08494, who report
-24.1% top-1 error by backpropagation in 100 epochs) in the place of BatchNorm, which would mix the examples. It
-is a predictive coding network of 18 layers, a block a layer. Nobody has yet trained it on ImageNet with this code.
+The paper, the recipe and the numbers stand in `epjax/recipes/imagenet_resnet50.py`; this is its command.
 
-    IMAGENET_DIR=/data/imagenet python -m experiments.imagenet_resnet50 --workdir runs/resnet50
-    IMAGENET_DIR=/data/imagenet python -m experiments.imagenet_resnet50 --workdir runs/bp --algorithm bp
-    python -m experiments.imagenet_resnet50 --workdir runs/demo --data demo
+    python -m experiments.imagenet_resnet50 --workdir DIR ...
+    epjax train imagenet_resnet50 --workdir DIR ...
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import epjax
-from epjax import models
-from experiments import command, imagenet
-from experiments.config import Gradient, Optimiser, Run
-from experiments.imagenet import ImageNetConfig, Images
-from experiments.task import Task
+from epjax.recipes.imagenet_resnet50 import EXPERIMENT
 
-NAME = "imagenet_resnet50"
-
-# Each line is a paragraph of its own: the help text is not wrapped.
-ABOUT = """Train ResNet-50 by equilibrium propagation, or by backpropagation to compare.
-
-Recipes: demo, a narrow network in minutes.
-
-standard, the usual one for ResNet-50 on ImageNet, with one sweep.
-
-The defaults below are those for the data at hand, or of --recipe."""
-
-SMALL = 64
-"""Up to this image size the stem is a 3x3 convolution without pooling."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """ResNet-50 with GroupNorm, a block a layer. For images of up to 64x64 the stem does not shrink them."""
-
-    width: float = 1.0
-    """Multiplies the channels and the groups of their normalisation."""
-
-
-@dataclass(frozen=True)
-class ResNet50Config(ImageNetConfig):
-    """ResNet-50 on images."""
-
-    network: Network = field(default_factory=Network)
-
-
-STANDARD = "standard"
-"""Batch 256, SGD with Nesterov momentum 0.9, learning rate 0.1 after 5 epochs of warm-up, a cosine to 0 at every step
-over 90 epochs, weight decay 1e-4, label smoothing 0.1, random-resized crop and flip (arXiv:1706.02677, 1812.01187).
-
-The decay is of every parameter, biases and normalisation too, as in PyTorch's SGD.
-"""
-
-
-def recipes(run: Run) -> dict[str, ResNet50Config]:
-    """The named sets of defaults."""
-    return {
-        STANDARD: ResNet50Config(
-            run,
-            gradient=Gradient(traversal="sweep", beta=0.001, label_smoothing=0.1),
-            optimiser=Optimiser(
-                epochs=90,
-                warmup_epochs=5,
-                batch_size=256,
-                learning_rate=0.1,
-                final_learning_rate=0.0,
-                weight_decay=1e-4,
-                cosine="step",
-            ),
-        ),
-        "demo": ResNet50Config(
-            run,
-            gradient=Gradient(traversal="sweep", beta=0.001, label_smoothing=0.1),
-            optimiser=Optimiser(
-                epochs=5,
-                warmup_epochs=1,
-                batch_size=32,
-                learning_rate=0.02,
-                final_learning_rate=0.0,
-                weight_decay=1e-4,
-                cosine="step",
-            ),
-            network=Network(width=0.125),
-            images=Images(image_size=32, crop="pad"),
-        ),
-    }
-
-
-def choose(asked: ResNet50Config) -> ResNet50Config:
-    """The defaults for what was asked."""
-    return imagenet.choose(asked, recipes)
-
-
-CONFIG = ResNet50Config
-"""What `experiments.trained` makes from config.json."""
-
-
-def make_network(config: ResNet50Config, num_classes: int) -> epjax.Network:
-    """ResNet-50 for that many classes."""
-    return models.resnet50(
-        num_classes,
-        width=config.network.width,
-        small_images=config.images.image_size <= SMALL,
-        precision=config.gradient.precision,
-    )
-
-
-def make_task(config: ResNet50Config) -> Task:
-    """Open the images and make the network for their classes."""
-    return imagenet.make_task(NAME, "ResNet-50", config, make_network)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    return command.main(NAME, ResNet50Config, choose, make_task, argv, ABOUT)
-
+main = EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

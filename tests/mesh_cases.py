@@ -16,11 +16,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import epjax
-from epjax import Layer, Network, processes, sharding
-from epjax.accumulation import accumulate
-from epjax.activation import identity, relu, tanh
-from epjax.drive import Conv, Dense
-from epjax.train import Normalise, initial_state, sgd, train_step
+from epjax import Layer, Network
+from epjax.network.activation import identity, relu, tanh
+from epjax.network.drive import Conv, Dense
+from epjax.training import processes, sharding
+from epjax.training.accumulation import accumulate
+from epjax.training.optimiser import sgd
+from epjax.training.step import Normalise, initial_state, train_step
 
 STEPS, BATCH, LEAVES = 20, 16, 6
 SCHEMES = ("centered", "forward", "backward", "random")

@@ -16,10 +16,10 @@ import pytest
 from test_sharding import collectives, eight, in_loops
 
 import epjax
-from epjax import sharding
-from epjax.accumulation import accumulate
-from epjax.activation import identity, relu
-from epjax.drive import Conv, Dense
+from epjax.network.activation import identity, relu
+from epjax.network.drive import Conv, Dense
+from epjax.training import sharding
+from epjax.training.accumulation import accumulate
 
 CE = epjax.cost.cross_entropy
 NET = epjax.models.mlp([9, 8, 10], gain=2.0)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import epjax
-from epjax.activation import Activation, gelu, hard_tanh, identity, relu, sigmoid, silu, softplus, tanh
-from epjax.drive import Conv, Dense
+from epjax.network.activation import Activation, gelu, hard_tanh, identity, relu, sigmoid, silu, softplus, tanh
+from epjax.network.drive import Conv, Dense
 
 CE, SE = epjax.cost.cross_entropy, epjax.cost.squared_error
 elu = Activation("elu", jax.nn.elu)
@@ -200,8 +200,9 @@ def test_the_gradient_is_that_of_the_total_energy(traversal):
 
 
 def _solve(net, params, method, beta, x, y):
-    from epjax.equilibrium import Problem, equilibrate, free_phase
     from epjax.perturbation import Nudge
+    from epjax.systems.pcn.problem import Problem, equilibrate
+    from epjax.systems.pcn.signals import free_phase
 
     solution = equilibrate(Problem(net, params, free_phase(net, params, x), Nudge(CE, y, jnp.float64(beta))), method)
     return solution.h, solution.errors

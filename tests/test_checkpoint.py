@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epjax import sharding
-from epjax.checkpoint import Checkpoints, ConfigurationDiffers, describe, differences
-from epjax.train import initial_state, sgd
+from epjax.training import sharding
+from epjax.training.checkpoint import Checkpoints, ConfigurationDiffers, describe, differences
+from epjax.training.optimiser import sgd
+from epjax.training.step import initial_state
 
 CONFIG = {"beta": 0.05, "width": 0.25, "mean": (0.5, 0.25)}
 

@@ -96,8 +96,9 @@ def clamp_error(beta, free_h2, h1):
 
 
 def solve(method, perturbation="nudge", cost="squared_error", beta=BETA, errors="carried"):
-    from epjax.equilibrium import Problem, equilibrate, free_phase
     from epjax.perturbation import Clamp, Nudge
+    from epjax.systems.pcn.problem import Problem, equilibrate
+    from epjax.systems.pcn.signals import free_phase
 
     phase = free_phase(NET, params(), jnp.array(X))
     y = jnp.array(Y)

@@ -8,13 +8,13 @@ import json
 from functools import partial
 from html.parser import HTMLParser
 
-from epjax.diagnosis import Diagnosis, LayerReport
-from experiments import report
-from experiments.compare import main
-from experiments.config import Run, flat
-from experiments.imagenet_vgg10 import VGG10Config
-from experiments.metrics import MetricsLog, diagnosis_line
-from experiments.runs import read
+from epjax.diagnosis.report import Diagnosis, LayerReport
+from epjax.recipes.imagenet_vgg10 import VGG10Config
+from epjax.runs import report
+from epjax.runs.compare import main
+from epjax.runs.config import Run, flat
+from epjax.runs.metrics import MetricsLog, diagnosis_line
+from epjax.runs.records import read
 
 
 def write(directory, error, **changes):

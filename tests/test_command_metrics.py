@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from experiments.config import Gradient
-from experiments.meter import Meter
-from experiments.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
-from experiments.pace import Pace
-from experiments.plots import learning_curve
-from experiments.progress import duration
-from experiments.table import method, summary
+from epjax.runs.config import Gradient
+from epjax.runs.meter import Meter
+from epjax.runs.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
+from epjax.runs.pace import Pace
+from epjax.runs.plots import learning_curve
+from epjax.runs.progress import duration
+from epjax.runs.table import method, summary
 
 VAL = {"val_top1_error": 50.0, "val_top5_error": 10.0, "val_cost": 1.5, "val_images": 1000, "seconds": 61.0}
 
@@ -153,7 +153,7 @@ def test_a_resumed_window_gives_the_same_means():
 
 def test_rate_and_waiting_leave_out_the_first_step_and_pauses(monkeypatch):
     clock = iter([0.0, 2.0, 4.0, 100.0, 101.0])
-    monkeypatch.setattr("experiments.meter.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("epjax.runs.meter.time.perf_counter", lambda: next(clock))
     meter = Meter(batch_size=10)
     first, *rest = steps(range(5))
     meter.add(first, waited=50.0)  # compiles, not timed

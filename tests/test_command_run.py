@@ -23,13 +23,13 @@ from rich.console import Console
 
 import epjax
 from epjax.models.resnet import resnet
-from epjax.train import initial_state
-from experiments import imagenet_resnet50, imagenet_vgg10, predict, resnet18, vgg5
-from experiments.config import parse
-from experiments.metrics import diagnoses, evaluations, read_lines, skipped, training
-from experiments.progress import Reporter
-from experiments.trained import load
-from experiments.trainer import Trainer
+from epjax.runs import predict
+from epjax.runs.metrics import diagnoses, evaluations, read_lines, skipped, training
+from epjax.runs.progress import Reporter
+from epjax.runs.trained import load
+from epjax.runs.trainer import Trainer
+from epjax.training.step import initial_state
+from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
 
 CLASSES = [f"n{number:08}" for number in range(10)]
 TRAIN, VAL = 32, 12
@@ -221,8 +221,8 @@ def test_more_steps_continue_a_run(folder, whole_run, tmp_path):
 def test_microbatches_reach_the_step(folder, tmp_path):
     """The program that the trainer makes runs over two slices of each device's share."""
     argv = small(folder, tmp_path, "--algorithm", "bp", "--batch-size", "16", "--microbatches", "2")
-    config = parse(vgg5.VGG5Config, vgg5.choose, argv, "", "")
-    trainer = Trainer(config, vgg5.make_task(config), Console(quiet=True), lambda lines: None)
+    config = vgg5.EXPERIMENT.parse(argv)
+    trainer = Trainer(config, vgg5.EXPERIMENT.make_task(config), Console(quiet=True), lambda lines: None)
     params = jax.eval_shape(lambda: trainer.task.network.init(jax.random.key(0), (32, 32, 3)))
     state = jax.eval_shape(lambda params: initial_state(params, trainer.optimiser), params)
     images = jax.ShapeDtypeStruct((16, 32, 32, 3), np.uint8)
@@ -269,9 +269,9 @@ def test_the_main_command(folder, tmp_path, options, capsys):
 @pytest.fixture
 def shallow(monkeypatch):
     """Of every residual network a single block in each of two stages: the same command, compiled in seconds."""
-    for module, name in ((imagenet_resnet50, "resnet50"), (resnet18, "resnet18")):
+    for name in ("resnet50", "resnet18"):
         blocks = partial(resnet, (1, 1), bottleneck=name == "resnet50")
-        monkeypatch.setattr(module.models, name, blocks)
+        monkeypatch.setattr(epjax.models, name, blocks)
 
 
 def test_resnet50_is_trained_by_the_same_command_and_names_classes(folder, tmp_path, shallow, capsys):
@@ -408,7 +408,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_survives_a_resume(fold
 
         return breaks
 
-    monkeypatch.setattr("experiments.trainer.gradient", gradient)
+    monkeypatch.setattr("epjax.runs.trainer.gradient", gradient)
     argv = small(copy, tmp_path / "run", "--algorithm", "bp", "--log-every", "1", "--on-nan", "skip")
     assert vgg5.main(argv) == 0
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -466,7 +466,7 @@ def test_a_warning_is_shown_once(folder, tmp_path, capsys):
 
 
 def test_a_directory_in_use_is_refused_with_who_uses_it(folder, whole_run, capsys):
-    from experiments.workdir import own
+    from epjax.runs.workdir import own
 
     with own(whole_run):
         message = fails(vgg5.main, small(folder, whole_run), capsys)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import epjax
-from epjax.drive import Conv
-from epjax.kinks import switches
+from epjax.diagnosis.kinks import switches
+from epjax.network.drive import Conv
 
 NET = epjax.models.mlp([12] * 3 + [4], gain=2.0)
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import epjax
-from epjax.activation import identity, relu, softplus
-from epjax.drive import Conv, Dense
-from epjax.equilibrium import Problem, equilibrate, free_phase
+from epjax.network.activation import identity, relu, softplus
+from epjax.network.drive import Conv, Dense
 from epjax.perturbation import Clamp, Nudge
+from epjax.systems.pcn.problem import Problem, equilibrate
+from epjax.systems.pcn.signals import free_phase
 
 CE = epjax.cost.cross_entropy
 pytestmark = pytest.mark.usefixtures("x64")

@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import pytest
 
+from epjax.runs.metrics import read_lines
 from experiments import vgg5
-from experiments.metrics import read_lines
 from tests.golden import old_run
 from tests.golden_cases import PATH, numbers, options
 

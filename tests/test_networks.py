@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import epjax
-from epjax.activation import identity, tanh
-from epjax.drive import Conv, Dense, conv3x3, max_pool
+from epjax.network.activation import identity, tanh
+from epjax.network.drive import Conv, Dense, conv3x3, max_pool
 
 
 def count(params):

@@ -5,7 +5,7 @@ Catches a load that is not linear as assumed, a device's share that is counted w
 
 import pytest
 
-from epjax.plan import Plan, calibrate, estimate, load_of, main, per_device_load
+from epjax.training.plan import Plan, calibrate, estimate, load_of, main, per_device_load
 
 SMALL = {"network": "vgg10", "image_size": 32, "width": 0.125, "num_classes": 10, "devices": 2, "batch_size": 32}
 

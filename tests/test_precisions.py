@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import epjax
-from epjax.activation import ACTIVATIONS, hard_tanh, identity, relu, tanh
-from epjax.precision import at_precision
+from epjax.network.activation import ACTIVATIONS, hard_tanh, identity, relu, tanh
+from epjax.network.precision import at_precision
 
 CE = epjax.cost.cross_entropy
 

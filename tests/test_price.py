@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 import epjax
-from epjax.activation import identity, relu
-from epjax.drive import Conv, Dense
-from epjax.equilibrium import Problem, equilibrate, free_phase
 from epjax.models.resnet import resnet
+from epjax.network.activation import identity, relu
+from epjax.network.drive import Conv, Dense
 from epjax.perturbation import Nudge
+from epjax.systems.pcn.problem import Problem, equilibrate
+from epjax.systems.pcn.signals import free_phase
 
 CE = epjax.cost.cross_entropy
 IMAGE = (16, 16, 16)

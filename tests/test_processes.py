@@ -20,10 +20,11 @@ from pairs import ROOT, Pair, environment, free_address
 # The tools of the commands' tests, not their tests.
 from test_command_run import compiled_once, small, values  # noqa: F401
 
-from epjax import processes
-from epjax.rendezvous import meet
-from experiments import command, vgg5
-from experiments.trained import load
+from epjax.runs import command
+from epjax.runs.trained import load
+from epjax.training import processes
+from epjax.training.rendezvous import meet
+from experiments import vgg5
 
 
 class Meeting:

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from pairs import Pair, free_address
 
-from epjax import sharding
+from epjax.training import sharding
 
 eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from epjax.train import cosine, sgd, warmed_up
+from epjax.training.optimiser import cosine, sgd, warmed_up
 
 
 def torch_sgd(p, gradients, rates, weight_decay, momentum, nesterov):

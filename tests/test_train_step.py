@@ -15,17 +15,10 @@ import optax
 import pytest
 
 import epjax
-from epjax.train import (
-    Normalise,
-    TrainState,
-    eval_step,
-    evaluate,
-    initial_state,
-    rank_of_label,
-    sgd,
-    train_step,
-)
-from experiments.stopping import broken
+from epjax.runs.stopping import broken
+from epjax.training.evaluation import eval_step, evaluate, rank_of_label
+from epjax.training.optimiser import sgd
+from epjax.training.step import Normalise, TrainState, initial_state, train_step
 
 
 @jax.tree_util.register_dataclass

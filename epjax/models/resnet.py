@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from epjax.activation import identity
 from epjax.models.sizes import classes
 from epjax.network import Layer, Network
-from epjax.precision import Precision
+from epjax.network.activation import identity
+from epjax.network.precision import Precision
 
 GROUPS = 32
 """Groups of every GroupNorm at width 1; they scale with the channels, so that a group keeps its size."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from epjax.activation import Activation, identity, relu
-from epjax.drive import Conv, Dense
 from epjax.models.sizes import classes, scaled
 from epjax.network import Layer, Network
-from epjax.precision import Precision
+from epjax.network.activation import Activation, identity, relu
+from epjax.network.drive import Conv, Dense
+from epjax.network.precision import Precision
 
 
 def mlp(

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from epjax.activation import identity
 from epjax.models.sizes import classes
 from epjax.network import Layer, Network
-from epjax.precision import Precision
+from epjax.network.activation import identity
+from epjax.network.precision import Precision
 
 
 class Patches(nn.Module):

@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command import sentence
-from experiments.config import store
+from epjax.runs.command import sentence
+from epjax.runs.config import store
+from epjax.runs.stopping import STOPPED_EXIT_CODE, Stopped
 from experiments.reproduce import page
 from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
-from experiments.stopping import STOPPED_EXIT_CODE, Stopped
 
 FIGURES = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip", "defaults")
 DATA = "EPJAX_SHARED_DATA"

@@ -16,14 +16,14 @@ from rich.console import Console
 from epjax import models
 from epjax.data.transforms import Augmentation
 from epjax.network import Network
-from epjax.precision import Precision
-from experiments.config import Config, Gradient, Run, flat, identity
-from experiments.metrics import evaluations, read_lines
-from experiments.metrics import training as training_lines
+from epjax.network.precision import Precision
+from epjax.runs.config import Config, Gradient, Run, identity
+from epjax.runs.metrics import evaluations, read_lines
+from epjax.runs.metrics import training as training_lines
+from epjax.runs.stopping import NotFinite
+from epjax.runs.task import Task
+from epjax.runs.trainer import Trainer
 from experiments.reproduce.data import open_data
-from experiments.stopping import NotFinite
-from experiments.task import Task
-from experiments.trainer import Trainer
 
 Result = dict[str, Any]
 """`place`, `config`, `evaluations`, `training`, `diverged` (None, or how), `seconds`, `machine`: as JSON holds them.
@@ -109,7 +109,7 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """Every option that touches the numbers."""
-        return identity(flat(self.config))
+        return identity(self.config)
 
     def forwards(self) -> float:
         """Images seen, times what the gradient of one costs."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.plots import GREY, INK, colours, curve, dress
+from epjax.runs.plots import GREY, INK, colours, curve, dress
 from experiments.reproduce.cell import Result
 from experiments.reproduce.figure import error, errors, mean_spread, pick, written
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from experiments.config import Gradient, Optimiser
+from epjax.runs.config import Gradient, Optimiser
 from experiments.reproduce.cell import Cell, Images, Net, Result, Training, training
 
 Verdict = Literal["confirmed", "not confirmed", "not testable at this size"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import machine
-from experiments.config import store
+from epjax.runs import machine
+from epjax.runs.config import store
+from epjax.runs.workdir import own
 from experiments.reproduce.cell import COMPILATION, Cell, Result, name_of
-from experiments.workdir import own
 
 FIELDS = {"place", "config", "diverged", "seconds", "machine"}
 

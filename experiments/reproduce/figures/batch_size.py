@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, label, lines, save
 from experiments.reproduce.figure import Finding, errors, judged, pick, size, vgg5

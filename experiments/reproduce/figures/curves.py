@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import epjax
-from epjax.activation import Update
 from epjax.data import Dataset, train_batches
 from epjax.network import Network, Params
-from epjax.train import Normalise, initial_state, sgd, train_step
-from experiments.plots import colours, dress
+from epjax.network.activation import Update
+from epjax.runs.plots import colours, dress
+from epjax.training.optimiser import sgd
+from epjax.training.step import Normalise, initial_state, train_step
 from experiments.reproduce.cell import Cell, Net, Result, forward_seconds
 from experiments.reproduce.data import open_data
 from experiments.reproduce.draw import canvas, label, save

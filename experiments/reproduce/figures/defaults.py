@@ -11,8 +11,8 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Gradient, Optimiser
-from experiments.plots import dress
+from epjax.runs.config import Gradient, Optimiser
+from epjax.runs.plots import dress
 from experiments.reproduce.cell import Cell, Images, Net, Result, Training, training
 from experiments.reproduce.draw import canvas, label, save
 from experiments.reproduce.figure import Finding, errors, judged, mean_spread, pick

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import bars, canvas, save
 from experiments.reproduce.figure import Finding, errors, judged, mean_spread, size, vgg5

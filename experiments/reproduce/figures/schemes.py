@@ -7,7 +7,7 @@ scheme, and the random and backward schemes are close to the centered one.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import bars, canvas, save
 from experiments.reproduce.figure import Finding, errors, judged, mean_spread, size, vgg5

@@ -6,7 +6,7 @@ The paper, on CIFAR-100 with VGG5: nothing changes for K >= 4 and 2e-4 <= beta <
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, heat, save
 from experiments.reproduce.figure import NOISE, Finding, error, errors, judged, pick, size, vgg5, written

@@ -7,7 +7,7 @@ connections neither help nor hurt, and EP trains them.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient, Optimiser
+from epjax.runs.config import Gradient, Optimiser
 from experiments.reproduce.cell import Cell, Images, Net, Result, training
 from experiments.reproduce.draw import canvas, label, lines, save
 from experiments.reproduce.figure import Finding, errors, judged, pick, size

@@ -6,7 +6,7 @@ The paper: even/odd with step size 1 beats smaller steps and the synchronous tra
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, heat, save
 from experiments.reproduce.figure import NOISE, Finding, error, errors, judged, pick, size, vgg5, written

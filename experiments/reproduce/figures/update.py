@@ -6,7 +6,7 @@ The paper: PGD with K = 5 diverges on CIFAR-10, where mod-PGD with K = 5 trains.
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import Gradient
+from epjax.runs.config import Gradient
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, over, save
 from experiments.reproduce.figure import Finding, error, judged, pick, size, vgg5, written

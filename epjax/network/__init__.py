@@ -1,0 +1,7 @@
+"""Networks: a list of layers, each a drive and an activation."""
+
+from epjax.network import activation, drive
+from epjax.network.architecture import Layer, Network, Params, States
+from epjax.network.listed import from_flax
+
+__all__ = ["Layer", "Network", "Params", "States", "activation", "drive", "from_flax"]

@@ -1,0 +1,231 @@
+"""Flax modules, linen and nnx, as drives: functions of ONE example, applied as flax means them, to a batch.
+
+A module sees a batch of one, h[None], and its result loses that axis again, so that what was written for batches
+[B, ...] computes what it computes anywhere else: GroupNorm normalises an example, `x.reshape((x.shape[0], -1))`
+flattens one. A module that looks beyond its example, draws random numbers or changes when it is called is no
+function f_k of the state below: it has no energy, and is refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from epjax.network.drive import OneExample
+
+Function = Callable[[Array], Array]
+"""A function of a batch without parameters, such as flattening or pooling."""
+
+
+class Drive(Protocol):
+    """a = apply(theta, h, *skips), a pure function."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """Theta for inputs of these shapes. Raises `Refused` where there is no such function."""
+        ...
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """What it computes."""
+        ...
+
+
+class Refused(ValueError):
+    """Why a module cannot be a drive; a sentence without its subject."""
+
+
+def mixes(where: str) -> Refused:
+    """BatchNorm and its like."""
+    return Refused(
+        f"mixes the examples of a batch ({where}), so that F is no sum over examples: use GroupNorm or LayerNorm, or "
+        f"an nnx module that was told to eval()"
+    )
+
+
+def draws(where: str) -> Refused:
+    """Dropout and its like."""
+    return Refused(
+        f"draws random numbers ({where}), so that free and nudged phase would see two networks: "
+        f"make it deterministic or leave it out"
+    )
+
+
+def keeps_state(where: str) -> Refused:
+    """Caches, running averages, sown values."""
+    return Refused(f"keeps mutable state ({where}): a drive must be a function of its input and its parameters alone")
+
+
+@dataclass(frozen=True)
+class Linen:
+    """A linen module; theta is its `params` collection."""
+
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """The module's class."""
+        return type(self.module).__name__
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """Theta drawn from `key`."""
+        variables = self.module.lazy_init(key, *inputs)
+        for collection in sorted(set(variables) - {"params"}):
+            path = jax.tree_util.tree_flatten_with_path(variables[collection])[0][0][0]
+            where = "/".join([collection, *(part.key for part in path)])
+            raise mixes(where) if collection == "batch_stats" else keeps_state(where)
+        theta = variables.get("params", {})
+        try:
+            jax.eval_shape(self.apply, theta, *inputs)
+        except flax.errors.InvalidRngError as error:
+            raise draws(str(error).split(" needs ")[0]) from None
+        return theta
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """Without random numbers and without state."""
+        a = self.module.apply({"params": theta}, *inputs)
+        return a  # type: ignore[return-value]
+
+
+class NNX:
+    """An nnx module; theta is the `nnx.State` of its `nnx.Param`: `nnx.update(module, theta)` writes it back."""
+
+    def __init__(self, module: nnx.Module) -> None:
+        """The module as it is now: what happens to it later changes nothing here."""
+        self.name = type(module).__name__
+        parts: Any = nnx.split(nnx.clone(module), nnx.Param, ...)
+        self._graph, self._params, self._rest = parts
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """Theta as the module held it, pretrained or drawn by the `rngs` it was built with; `key` is not used."""
+        del key
+        jax.eval_shape(self._refuse_change, *inputs)
+        return jax.tree.map(jnp.copy, self._params)
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """What is no parameter, such as the statistics of a BatchNorm in evaluation, stays as it was."""
+        return self._call(theta, *inputs)[0]
+
+    def _call(self, theta: Any, *inputs: Array) -> tuple[Array, Any]:
+        module = nnx.merge(self._graph, theta, self._rest, copy=True)
+        a = module(*inputs)
+        parts: Any = nnx.split(module, nnx.Param, ...)
+        return a, parts[2]
+
+    def _refuse_change(self, *inputs: Array) -> Array:
+        a, after = self._call(self._params, *inputs)
+        before = dict(nnx.to_flat_state(self._rest))
+        for path, variable in nnx.to_flat_state(after):
+            if path in before and before[path].get_value() is variable.get_value():
+                continue
+            where = "/".join(map(str, path))
+            if isinstance(variable, nnx.RngState):
+                raise draws(where)
+            raise mixes(where) if isinstance(variable, nnx.BatchStat) else keeps_state(where)
+        return a
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Functions without a module: no parameters, a = h."""
+
+    name: str = "no module"
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """No parameters."""
+        del key, inputs
+        return {}
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """H itself."""
+        del theta
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class BatchOfOne:
+    """a = module(h[None], *skips[None])[0]: a module for batches as a drive of one example."""
+
+    module: Drive
+
+    @property
+    def name(self) -> str:
+        """The module's class."""
+        return self.module.name
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """The module's theta."""
+        return self.module.init(key, *(jax.ShapeDtypeStruct((1, *v.shape), v.dtype) for v in inputs))
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """Of one example."""
+        return _only(self.module.apply(theta, *(v[None] for v in inputs)))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """a = after(drive(before(h), *skips)): a drive with functions of a batch on both sides, given a batch of one."""
+
+    drive: Drive
+    before: tuple[Function, ...] = ()
+    after: tuple[Function, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The drive's name."""
+        return self.drive.name
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
+        """The drive's theta."""
+        h, *skips = inputs
+        return self.drive.init(key, jax.eval_shape(partial(_through, self.before), h), *skips)
+
+    def apply(self, theta: Any, *inputs: Array) -> Array:
+        """Of one example."""
+        h, *skips = inputs
+        return _through(self.after, self.drive.apply(theta, _through(self.before, h), *skips))
+
+    def then(self, function: Function) -> "Joined":
+        """With one more function after it."""
+        return replace(self, after=(*self.after, function))
+
+
+def _through(functions: tuple[Function, ...], h: Array) -> Array:
+    for function in functions:
+        h = _only(function(h[None]))
+    return h
+
+
+def _only(batch: Any) -> Array:
+    """The one example of a batch."""
+    if not isinstance(batch, Array):
+        raise Refused(f"gives a {type(batch).__name__}, but must give one array")
+    if batch.shape[:1] != (1,):
+        raise Refused(f"gives {batch.shape} for a batch of one example: the batch must stay the first axis")
+    return batch[0]
+
+
+def as_drive(module: Any) -> Drive:
+    """A drive of one example: flax modules see a batch of one, `OneExample` and other drives are taken as they are.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(module, OneExample):
+        return Linen(module)
+    if isinstance(module, nn.Module):
+        return BatchOfOne(Linen(module))
+    if isinstance(module, nnx.Module):
+        return BatchOfOne(NNX(module))
+    if callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None)):
+        return module  # type: ignore[no-any-return]
+    raise ValueError(f"drive must be a flax module (linen or nnx), got {module!r}")

@@ -1,0 +1,1 @@
+"""Experiments: a paper, a recipe, a command; one file each."""

@@ -1,0 +1,92 @@
+"""From a command line to an exit code: 0 done, 1 an error in one sentence, 2 unknown options, 75 stopped."""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from epjax.training import processes
+from epjax.runs.config import Config, describe, shared
+from epjax.runs.metrics import Line, skipped
+from epjax.runs.plots import learning_curve
+from epjax.runs.stopping import MENDABLE, STOPPED_EXIT_CODE, TRACEBACK, Stopped, sentence, together
+from epjax.runs.table import files, method, summary
+from epjax.runs.task import Task
+from epjax.runs.trainer import Trainer
+from epjax.runs.workdir import own
+
+
+def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
+    """Run an experiment and return its exit code.
+
+    `read` gives the configuration, the recipe it started from, and a function that opens the data and makes
+    the network. What a user can mend is one sentence on the standard error; set EPJAX_TRACEBACK=1 to see
+    where it was raised.
+    """
+    console = Console()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _Warnings()
+            config, recipe, make_task = read()
+            start = config.processes
+            processes.start(start.coordinator, start.num_processes, start.process_id)
+            console.quiet = processes.index() > 0
+            with together():
+                _train(config, recipe, make_task, console)
+    except Stopped as stop:
+        console.print(str(stop), highlight=False)
+        return STOPPED_EXIT_CODE
+    except MENDABLE as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(config: Config, recipe: Config, make_task: Callable[[], Task], console: Console) -> None:
+    task, directory = make_task(), config.run.workdir
+    _check_alike(shared(config) | task.facts())
+    title, how = f"{task.title} on {task.dataset.name}", method(config.gradient)
+
+    def draw(lines: list[Line]) -> None:
+        learning_curve(lines, directory / "learning_curve.png", title, how)
+
+    trainer = Trainer(config, task, console, draw)
+    with own(directory):
+        console.print(task.dataset.origin, highlight=False, soft_wrap=True)
+        console.print(describe(config, recipe), highlight=False, markup=False, soft_wrap=True)
+        lines = trainer.run()
+        console.print(summary(lines, title, how))
+        if left_out := skipped(lines):
+            console.print(
+                f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}", highlight=False
+            )
+        for message in sorted(set().union(*processes.gather(sorted(trainer.left_out)))):
+            console.print(f"left out: {message}", highlight=False, soft_wrap=True)
+        console.print(files(directory), highlight=False, soft_wrap=True)
+
+
+def _check_alike(options: dict[str, Any]) -> None:
+    """Refuse processes that were started for another run than process 0, or see other data."""
+    first, *others = processes.gather(options)
+    for number, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise ValueError(f"{name} is {value} in process 0, but {other.get(name)} in process {number}")
+
+
+class _Warnings:
+    """Shows each warning once, as one line on the standard error of process 0: the others have the same."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if str(message) not in self._seen and processes.index() == 0:
+            self._seen.add(str(message))
+            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

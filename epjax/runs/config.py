@@ -1,0 +1,248 @@
+"""The configuration of a run: one frozen dataclass, defaults from a named recipe, explicit options win.
+
+The command line is read twice: once to learn which data and recipe are asked for, and again with that
+recipe's numbers as the defaults. So `--help` shows the defaults that hold for the data at hand.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from epjax.systems.solution import Errors
+from epjax.estimator import Phases
+from epjax.perturbation import PerturbationName
+from epjax.network.precision import Precision
+from epjax.scheme import Scheme
+
+Traversal = Literal["async", "sync", "sweep"]
+NUMBERS, EACH, BEFORE = "numbers", "each", "before"
+
+
+def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, before: Any = MISSING) -> Any:
+    """A field of a group of options, with what the machinery must know of it beside its default.
+
+    * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
+    * `each`: the processes of one run may have different values, for it says what lies where.
+    * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
+    """
+    known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
+    return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where it runs and how it reports. The same command goes on where a run in DIR was stopped."""
+
+    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = option(numbers=False, each=True)
+    """Folder for checkpoints, metrics.jsonl, config.json and the learning curve."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = option("auto", numbers=False)
+    """Named set of defaults; auto picks one by the data."""
+    seed: int = 0
+    """Initial weights, order of the data, augmentation and random signs follow from it."""
+    max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
+    """Stop after this many steps in all, wherever the cosine is then."""
+    log_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Steps between training lines in metrics.jsonl; None: ten lines an epoch, at most 100 steps apart."""
+    eval_every: int = 1
+    """Epochs between evaluations. The last step is always evaluated."""
+    checkpoint_every: int = option(1000, numbers=False)
+    """Steps between checkpoints, beside the one at every evaluation."""
+    keep: int = option(3, numbers=False)
+    """Checkpoints to keep, beside the best."""
+    model_parallel: int = option(1, numbers=False)
+    """Devices that share one copy of the parameters (the model axis of the mesh)."""
+    microbatches: int = option(1, numbers=False)
+    """Slices of the batch, on each device, whose gradients are computed one after the other, in less memory."""
+    on_nan: Literal["stop", "skip"] = option("stop", numbers=False)
+    """Stop at a NaN or infinity in cost, gradient or (with --tolerance) residual; or skip and count the step."""
+    diagnose_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
+    """Steps between diagnoses of the EP gradient, beside backpropagation's, on up to 32 images; None: none."""
+    max_skipped: int = option(10, numbers=False)
+    """Stop all the same when more steps than this are skipped in a row, with --on-nan skip."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """How the gradient is estimated."""
+
+    algorithm: Literal["ep", "bp"] = "ep"
+    """Equilibrium propagation, or backpropagation of the same network."""
+    scheme: Scheme = "centered"
+    """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
+    points: int = option(1, before=1)
+    """N strengths of either sign (centered), or half the roots of unity (holomorphic): error O(beta^2N) if smooth."""
+    cost: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    """What the output is nudged to lower."""
+    label_smoothing: float = option(0.0, before=0.0)
+    """Share of each training label that is spread evenly over all classes."""
+    perturbation: PerturbationName = "nudge"
+    """Nudge the output by the gradient of the cost, or clamp it towards the target."""
+    beta: float = 0.05
+    """Nudging strength, positive."""
+    traversal: Traversal = "async"
+    """Order of the layer updates: even then odd layers, all at once, or sweeps."""
+    iterations: int = 10
+    """K, the iterations of async and sync."""
+    sweeps: int = 1
+    """Sweeps down and up the layers, with --traversal sweep."""
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Stop the nudged phase at this residual; None: run all iterations."""
+    update: Literal["mod_pgd", "pgd"] = "mod_pgd"
+    """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
+    step_size: float = 1.0
+    """alpha of pgd; mod_pgd has 1."""
+    errors: Errors = "carried"
+    """Carry the prediction errors, or recompute them as differences of states."""
+    phases: Phases = "together"
+    """The two nudged phases in one call, or one after the other in less memory."""
+    precision: Precision = "float32"
+    """Precision of products; parameters and optimiser are float32 always."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate, after a linear warm-up if any."""
+
+    epochs: int = 50
+    """Length of the run: warm-up and cosine."""
+    warmup_epochs: int = option(0, before=0)
+    """Epochs in which the learning rate rises, at every step, to its full height."""
+    batch_size: int = 256
+    """Images in a step, over all devices."""
+    learning_rate: float = 0.02
+    """Before the decay."""
+    final_learning_rate: float = 2e-6
+    """After the decay."""
+    weight_decay: float = 2e-4
+    """Added to every gradient, times the parameter, before the momentum."""
+    cosine: Literal["epoch", "step"] = "epoch"
+    """Lower the learning rate once an epoch, or at every step."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How images are read."""
+
+    num_workers: int = option(0, numbers=False, each=True)
+    """Processes that decode; 0: decode in this process."""
+    num_threads: int = option(2, numbers=False, each=True)
+    """Threads that decode, in each process."""
+    on_bad_image: Literal["stop", "skip"] = option("stop", numbers=False)
+    """Stop at an image that cannot be decoded, naming it; or skip, count and report it."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One run on many hosts: the same command on each, with a --process-id of its own. Slurm, Cloud TPU and Kubernetes
+    tell each process by themselves."""
+
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = option(None, numbers=False, each=True)
+    """Where process 0 listens for the others."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
+    """How many there are; 1 alone: this one, whatever the launcher says."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False, each=True)
+    """Which one this is, from 0. Process 0 writes the metrics and the pictures."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every experiment has; each adds its network and its data."""
+
+    run: Run
+    gradient: Gradient = field(default_factory=Gradient)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    feed: Feed = field(default_factory=Feed)
+    processes: Processes = field(default_factory=Processes)
+
+
+C = TypeVar("C", bound=Config)
+T = TypeVar("T")
+
+
+def parse(kind: type[C], choose: Callable[[C], C], argv: Sequence[str] | None, prog: str, about: str) -> C:
+    """The configuration from the command line; `choose` gives the defaults for what a first reading found.
+
+    The recipe's name in the result is the one that was chosen.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    asked = [word for word in argv if word not in ("-h", "--help")]
+    defaults = choose(_read(kind, kind(Run(Path())), asked, prog, about))
+    unset = replace(defaults, run=replace(defaults.run, workdir=tyro.MISSING, recipe="auto"))
+    config = _read(kind, unset, argv, prog, about)
+    return replace(config, run=replace(config.run, recipe=defaults.run.recipe))
+
+
+def pick(recipes: Mapping[str, T], name: str) -> T:
+    """The recipe of that name. Raises ValueError for a name that is not offered."""
+    if name not in recipes:
+        raise ValueError(f"recipe must be one of auto, {', '.join(recipes)}, got {name!r}")
+    return recipes[name]
+
+
+def _read(kind: type[C], default: C, argv: Sequence[str], prog: str, about: str) -> C:
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(kind, default=default, args=argv, prog=prog, description=about, config=markers)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All options by name, as JSON can hold them."""
+    groups = (getattr(config, group.name) for group in dataclasses.fields(config))
+    options = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
+    """The configuration of which `flat` gave `options`; an option that they lack has its default."""
+    groups = {}
+    for group in dataclasses.fields(kind):
+        assert isinstance(group.type, type)
+        known = {f.name: options[f.name] for f in dataclasses.fields(group.type) if f.name in options}
+        groups[group.name] = group.type(**known)
+    return kind(**groups)
+
+
+def fields(config: Config) -> dict[str, Field[Any]]:
+    """Every option's field by its name."""
+    groups = (getattr(config, group.name) for group in dataclasses.fields(config))
+    return {one.name: one for group in groups for one in dataclasses.fields(group)}
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of `flat` that a run and its continuation must share; a run goes on after epjax learnt a new option."""
+    known, options = fields(config), flat(config)
+    kept = {name: value for name, value in options.items() if known[name].metadata.get(NUMBERS, True)}
+    return {
+        name: value
+        for name, value in kept.items()
+        if BEFORE not in known[name].metadata or value != known[name].metadata[BEFORE]
+    }
+
+
+def shared(config: Config) -> dict[str, Any]:
+    """The part of `flat` in which the processes of one run must be alike."""
+    known = fields(config)
+    return {name: value for name, value in flat(config).items() if not known[name].metadata.get(EACH, False)}
+
+
+def describe(config: Config, recipe: Config) -> str:
+    """Every option, a line for each group, with the recipe's number beside each that differs from it."""
+    usual, lines = flat(recipe), []
+    for group in dataclasses.fields(config):
+        lines.append(f"{group.name}:")
+        for name, value in dataclasses.asdict(getattr(config, group.name)).items():
+            own = name in ("workdir", "recipe", "data") or value == usual[name]
+            lines.append(f"  {name:<20} {value}" + ("" if own else f"   ({config.run.recipe}: {usual[name]})"))
+    return "\n".join(lines)
+
+
+def store(options: Mapping[str, Any], path: Path) -> None:
+    """Write `options` as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(dict(options), indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,126 @@
+"""metrics.jsonl: one JSON object a line, in the order of steps, without gap or duplicate after a resume."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from epjax.diagnosis.report import Diagnosis
+from epjax.runs.tensorboard import EventLog
+
+Line = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends lines to a file, and to a TensorBoard folder beside it; `lines` holds them all, from before a resume too.
+
+    What stands in the file after `from_step` belongs to steps that will be done again, and is removed.
+    """
+
+    def __init__(self, path: Path, from_step: int, write: bool = True) -> None:
+        self.path = path
+        self.lines = [line for line in read_lines(path) if line["step"] <= from_step]
+        self._file: FileIO | None = None
+        self._events: EventLog | None = None
+        if write:
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(_encode(line) for line in self.lines))
+            partial.replace(path)
+            self._file = path.open("ab", buffering=0)  # a buffer would be lost, or written twice, after a failure
+            self._events = EventLog(path.parent / "tensorboard", self.lines)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system. Raises OSError where there is no room for it."""
+        self.lines.append(dict(line))
+        if self._file is not None:
+            text = _encode(line).encode()
+            try:
+                written = self._file.write(text)
+            except OSError as error:
+                raise OSError(f"could not write to {self.path}: {error.strerror}") from error
+            if written != len(text):
+                raise OSError(f"could not write to {self.path}: only {written} of {len(text)} bytes had room")
+        if self._events is not None:
+            self._events.write(line)
+
+    def sync(self) -> None:
+        """Bring all lines to the disk: done before a checkpoint, whose steps must not lack a line."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation of this step."""
+        return any(line["step"] == step for line in evaluations(self.lines))
+
+
+def evaluations(lines: list[Line]) -> list[Line]:
+    """The lines that evaluations wrote."""
+    return [line for line in lines if "val_top1_error" in line]
+
+
+def training(lines: list[Line]) -> list[Line]:
+    """The lines that training wrote."""
+    return [line for line in lines if "cost" in line]
+
+
+def diagnoses(lines: list[Line]) -> list[Line]:
+    """The lines that `--diagnose-every` wrote, each with its `verdict`."""
+    return [line for line in lines if "verdict" in line]
+
+
+def diagnosis_line(report: Diagnosis) -> Line:
+    """A diagnosis as numbers: of the whole gradient, of the worst layer, and the cosine of every layer."""
+    return {
+        "verdict": report.verdict,
+        "advice": report.advice,
+        "ep_cosine": report.cosine,
+        "ep_norm_ratio": report.norm_ratio,
+        "ep_worst_layer": report.worst,
+        "ep_worst_cosine": report.worst_cosine,
+        "ep_residual": report.residuals[-1],
+        "ep_crossings": max(layer.crossings for layer in report.layers),
+        "ep_cosines": [layer.cosine for layer in report.layers],
+    }
+
+
+def skipped(lines: list[Line]) -> list[Line]:
+    """The lines of steps that were left out, each with its reason as `skipped`."""
+    return [line for line in lines if "skipped" in line]
+
+
+def skipped_in_a_row(lines: list[Line], step: int) -> int:
+    """How many steps up to and with `step` were left out, one after the other."""
+    left_out, count = {line["step"] for line in skipped(lines)}, 0
+    while step - count in left_out:
+        count += 1
+    return count
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All whole lines of a file; a last line that a killed run cut off is left out. No file: no lines."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        lines.append(line)
+    return lines
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    """JSON has no word for what is not a number: null."""
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
+    return json.dumps(finite) + "\n"

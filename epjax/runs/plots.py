@@ -1,0 +1,89 @@
+"""The learning curve of a run, as a picture."""
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from epjax.runs.metrics import Line, evaluations, training
+
+COLOURS = ("#d1495b", "#30638e", "#edae49", "#3c887e", "#8d5b9e", "#6b7a88")
+INK, GREY, TRAIN, VAL, VAL5 = "#22303c", "#6b7a88", "#9db4c8", "#d1495b", "#edae49"
+
+
+def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str = "") -> None:
+    """Draw error and cost over epochs, of training and validation, to a PNG."""
+    _draw(lines, path, title, subtitle)
+    gc.collect()  # a figure is a circle of references and 5 MB: left to itself, one an evaluation stays in memory
+
+
+def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
+    train, val = training(list(lines)), evaluations(list(lines))
+    figure = Figure(figsize=(9.6, 4.2), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    error, cost = figure.subplots(1, 2)
+    curve(error, train, "epoch", "top1_error", TRAIN, label="training top-1")
+    curve(error, val, "epoch", "val_top5_error", VAL5, label="validation top-5")
+    curve(error, val, "epoch", "val_top1_error", VAL, label="validation top-1")
+    error.set(ylabel="error (%)", ylim=(0, None))
+    _mark_best(error, val)
+    curve(cost, train, "epoch", "cost", TRAIN, label="training")
+    curve(cost, val, "epoch", "val_cost", VAL, label="validation")
+    cost.set(ylabel="cost", ylim=(0, None))
+    for axes in (error, cost):
+        dress(axes)
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    error.set_title(subtitle, loc="left", fontsize=8, color=GREY)
+    figure.savefig(path)
+
+
+def curve(axes: Axes, lines: Sequence[Line], x: str, y: str, colour: str, **how: Any) -> None:
+    """One quantity over `epoch`, or over the minutes that `seconds` makes; an evaluation is a point as well."""
+    minutes = 60.0 if x == "seconds" else 1.0
+    points = [(line[x] / minutes, line[y]) for line in lines if line.get(y) is not None]
+    if points:
+        look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if y.startswith("val_") else {"linewidth": 1.2}
+        axes.plot(*zip(*points, strict=True), color=colour, **look, **how)
+
+
+def colours(count: int) -> tuple[str, ...]:
+    """A colour for each of `count` runs."""
+    return (COLOURS * -(-count // len(COLOURS)))[:count]
+
+
+def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
+    if not val:
+        return
+    best = min(val, key=lambda line: line["val_top1_error"])
+    value, epoch = best["val_top1_error"], best["epoch"]
+    axes.axhline(value, color=VAL, linewidth=0.7, linestyle=":")
+    axes.annotate(
+        f"best {value:.2f}% at epoch {epoch:g}",
+        (0.01, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -4),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color=VAL,
+    )
+
+
+def dress(axes: Axes) -> None:
+    """The look that all pictures share: epochs below, light grid, no frame."""
+    axes.set_xlabel("epoch", color=INK)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=axes.get_xlim()[1] >= 2))
+    axes.grid(True, color="#e6ebf0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.yaxis.label.set_color(INK)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -1,0 +1,143 @@
+"""What a trained network sees in images, and how its prediction errors answer a nudge.
+
+epjax predict --workdir runs/vgg10 cat.jpg dog.jpg
+epjax predict --workdir runs/vgg10 cat.jpg --nudge dog --out errors.png
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import Array
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from epjax import Network
+from epjax.cost import COSTS
+from epjax.systems.pcn.problem import Problem, equilibrate
+from epjax.systems.pcn.signals import free_phase
+from epjax.network import Params, States
+from epjax.perturbation import Nudge
+from epjax.runs.command import sentence
+from epjax.runs.config import Gradient
+from epjax.runs.plots import GREY, INK, VAL
+from epjax.runs.task import equilibration
+from epjax.runs.trained import Trained, load
+
+
+def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: int = 5) -> Table:
+    """The `count` classes with the largest outputs [B, classes] of each image, in order.
+
+    After cross-entropy an output is a logit and is shown as a probability; after squared error it is shown itself.
+    """
+    cross_entropy = trained.config.gradient.cost == "cross_entropy"
+    shown = Table(box=None, pad_edge=False)
+    for title in ("image", "", "class", "probability" if cross_entropy else "output"):
+        shown.add_column(title, justify="right" if title in ("", "probability", "output") else "left")
+    values = np.asarray(jax.nn.softmax(outputs)) if cross_entropy else outputs
+    for name, value in zip(names, values, strict=True):
+        for place, label in enumerate(np.argsort(-value, kind="stable")[:count], start=1):
+            number = f"{value[label]:.1%}" if cross_entropy else f"{value[label]:.3f}"
+            shown.add_row(name if place == 1 else "", str(place), trained.classes[label], number)
+    return shown
+
+
+def find_class(name: str, classes: Sequence[str]) -> int:
+    """The label of a class. Raises ValueError with names that are close for one that is none."""
+    if name in classes:
+        return classes.index(name)
+    small = {known.casefold(): known for known in reversed(classes)}
+    close = [small[found] for found in difflib.get_close_matches(name.casefold(), small, n=5, cutoff=0.4)]
+    hint = f"close ones are {', '.join(close)}" if close else f"for instance {', '.join(classes[:5])}"
+    raise ValueError(f"nudge must be one of the run's {len(classes)} classes, got {name!r}; {hint}")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def nudged_errors(network: Network, options: Gradient, params: Params, x: Array, label: Array) -> States:
+    """(eps_1, ..., eps_L) of one input after a nudge of strength `options.beta` toward a class."""
+    nudge = Nudge(COSTS[options.cost], label, jnp.asarray(options.beta, x.dtype))
+    problem = Problem(network, params, free_phase(network, params, x), nudge, options.errors)
+    errors = equilibrate(problem, equilibration(options)).errors
+    assert errors is not None
+    return errors
+
+
+def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Path) -> None:
+    """The image, || eps_k || of every layer, and | eps_k | over the image, its root sum of squares over channels."""
+    maps = [(k, eps) for k, eps in enumerate(errors, start=1) if eps.ndim == 3 and eps.shape[0] > 1]
+    columns, layers = 5, range(1, len(errors) + 1)
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(10, 2.8 + 2.1 * rows), dpi=120, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[2.8, max(2.1 * rows, 0.1)]))
+    image, norms = above.subplots(1, 2, width_ratios=[1, columns - 1])
+    image.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+    image.set_axis_off()
+    norms.semilogy(layers, [np.linalg.norm(eps) for eps in errors], color=VAL, marker="o", linewidth=1.8)
+    norms.set_title("norm of the prediction errors $\\|\\epsilon_k\\|$ by layer $k$", fontsize=9, color=INK, loc="left")
+    norms.set_xticks(layers)
+    norms.grid(True, color="#e6ebf0", linewidth=0.8)
+    norms.tick_params(which="both", colors=INK, labelsize=8)
+    norms.spines[["top", "right"]].set_visible(False)
+    for place, (k, eps) in enumerate(maps, start=1):
+        axes = below.add_subplot(rows, columns, place)
+        axes.imshow(np.sqrt(np.sum(eps**2, axis=-1)), cmap="magma", vmin=0)
+        axes.set_title(f"layer {k}: {' x '.join(map(str, eps.shape))}", fontsize=8, color=GREY)
+        axes.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=10)
+    figure.savefig(path)
+
+
+def predict(
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    checkpoint: str = "best",
+    nudge: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
+) -> None:
+    """Name the five likeliest classes of images; with --nudge draw how the prediction errors of one answer a nudge.
+
+    Args:
+        images: Image files.
+        workdir: Work directory of a run; its training data are not needed.
+        checkpoint: best (lowest validation top-1 error), newest, or a step.
+        nudge: Draw the errors that a nudge toward this class leaves, with the run's beta and equilibration.
+        out: Where that picture goes.
+    """
+    if not images:
+        raise ValueError("images must name at least one image file, got none")
+    if (nudge is None) != (out is None) or (nudge is not None and len(images) > 1):
+        raise ValueError("--nudge CLASS and --out PNG go together, with a single image")
+    trained = load(workdir, checkpoint)
+    label = None if nudge is None else find_class(nudge, trained.classes)
+    pixels = np.stack([trained.pixels(path) for path in images])
+    outputs = np.concatenate([jax.device_get(trained.outputs(one[None])) for one in pixels])
+    Console().print(table(trained, [path.name for path in images], outputs), highlight=False, soft_wrap=True)
+    if label is None or out is None:
+        return
+    options = trained.config.gradient
+    x = trained.normalise(jax.device_put(pixels[0]))
+    errors = nudged_errors(trained.network, options, trained.params, x, jnp.asarray(label))
+    seen = trained.classes[int(outputs[0].argmax())]
+    title = f"{images[0].name}, seen as {seen}, nudged toward {nudge} (beta = {options.beta:g}, step {trained.step})"
+    draw(pixels[0], jax.device_get(errors), title, out)
+    print(f"prediction errors after the nudge in {out}")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "epjax predict") -> int:
+    """The command."""
+    try:
+        tyro.cli(predict, args=argv, prog=prog)
+    except (ValueError, OSError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 1
+    return 0

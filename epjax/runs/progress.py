@@ -1,0 +1,75 @@
+"""What a person sees while the run goes on: a bar at a terminal, a plain line an evaluation elsewhere."""
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from epjax.runs.metrics import Line
+
+
+@dataclass(frozen=True)
+class Status:
+    """The numbers of the bar. `cost` and `error` (top-1, in percent) are of the steps just done."""
+
+    step: int
+    epoch: float
+    cost: float
+    error: float
+    images_per_second: float | None
+    seconds_left: float | None
+    waiting: float
+
+
+class Reporter:
+    """A context that shows a run of `total` steps and `epochs` epochs, of which `done` steps are done."""
+
+    def __init__(self, console: Console, total: int, epochs: int, done: int = 0) -> None:
+        self._console, self._total, self._epochs = console, total, epochs
+        self._bar = Progress(
+            TextColumn("{task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:.0f}% · {task.fields[numbers]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, epoch="", numbers="compiling")
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, status: Status) -> None:
+        """Move the bar."""
+        rate = "" if status.images_per_second is None else f"{status.images_per_second:.4g} img/s · "
+        left = "" if status.seconds_left is None else f"{duration(status.seconds_left)} left · "
+        numbers = f"{rate}{left}cost {status.cost:.3f} · err {status.error:.1f}% · wait {status.waiting:.0%}"
+        epoch = f"epoch {min(int(status.epoch) + 1, self._epochs)}/{self._epochs}"
+        self._bar.update(self._task, completed=status.step, epoch=epoch, numbers=numbers)
+
+    def evaluated(self, line: Line, rate: float | None, waiting: float) -> None:
+        """One line for an evaluation, above the bar or by itself."""
+        speed = "" if rate is None else f"   {rate:.0f} images/s, {waiting:.0%} waiting"
+        self._console.print(
+            f"epoch {line['epoch']:g}/{self._epochs}  step {line['step']:>{len(str(self._total))}}"
+            f"  top-1 error {line['val_top1_error']:6.2f}%  top-5 {line['val_top5_error']:6.2f}%"
+            f"  cost {line['val_cost']:.4f}{speed}   {duration(line['seconds'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """3:05, 1:02:03 or 4d 03:00."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

@@ -1,0 +1,41 @@
+"""The table at the end of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from epjax.runs.config import Gradient
+from epjax.runs.metrics import Line, evaluations
+from epjax.runs.progress import duration
+
+
+def method(options: Gradient) -> str:
+    """The gradient estimator in a few words, with all that its numbers depend on."""
+    if options.algorithm == "bp":
+        return f"backpropagation, {options.cost}, {options.precision}"
+    count = {"sweep": f"S = {options.sweeps}"}.get(options.traversal, f"K = {options.iterations}")
+    scheme = options.scheme if options.points == 1 else f"{options.scheme} ({options.points} points)"
+    return (
+        f"EP {scheme}, {options.traversal} {options.update}, beta = {options.beta:g}, {count},"
+        f" {options.errors} errors, {options.cost}, {options.precision}"
+    )
+
+
+def summary(lines: Sequence[Line], title: str, method: str) -> Table:
+    """The best and the last evaluation, how they came about, and the time it took."""
+    val = evaluations(list(lines))
+    best, last = min(val, key=lambda line: line["val_top1_error"]), val[-1]
+    caption = f"{method}; {duration(last['seconds'])} in all"
+    table = Table(title=title, caption=caption, title_style="bold", caption_justify="left", title_justify="left")
+    for name in ("", "epoch", "top-1 error", "top-5 error", "cost", "images"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, line in (("best", best), ("last", last)):
+        errors = (f"{line['val_top1_error']:.2f}%", f"{line['val_top5_error']:.2f}%", f"{line['val_cost']:.4f}")
+        table.add_row(name, f"{line['epoch']:g}", *errors, f"{line['val_images']:,}")
+    return table
+
+
+def files(directory: Path) -> str:
+    """Where the results lie."""
+    return f"in {directory}: metrics.jsonl, learning_curve.png, tensorboard/, config.json, model.json, checkpoints/"

@@ -1,0 +1,106 @@
+"""What is trained on what, and how the gradient is had: from options to the library's objects."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+import epjax
+from epjax import Network
+from epjax.cost import COSTS, smooth_labels
+from epjax.data import Dataset
+from epjax.data.transforms import Transform
+from epjax.diagnosis.examine import Diagnose, Method, diagnoser
+from epjax.estimator import ValueAndGrad
+from epjax.runs.config import Gradient
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, and the images it learns from; `experiment` is the name, or the file, of what made them."""
+
+    experiment: str
+    title: str
+    network: Network
+    dataset: Dataset
+    train_transform: Transform
+    eval_transform: Transform
+
+    def facts(self) -> dict[str, Any]:
+        """What the data are, whatever folder they lie in."""
+        return {"data_name": self.dataset.name, **self.sizes()}
+
+    def sizes(self) -> dict[str, int]:
+        """What of it must not have changed."""
+        data = self.dataset
+        return {"classes": len(data.classes), "train_images": len(data.train), "val_images": len(data.val)}
+
+    def interface(self) -> dict[str, Any]:
+        """What the trained network takes and gives: all that must be known to use it without its training data."""
+        transform: Any = self.eval_transform
+        return {
+            "experiment": self.experiment,
+            "class_names": self.dataset.classes,
+            "mean": self.dataset.stats.mean,
+            "std": self.dataset.stats.std,
+            "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
+        }
+
+
+def equilibration(options: Gradient) -> Method:
+    """The way from the free to the nudged state."""
+    if options.traversal == "sweep":
+        return epjax.Sweep(sweeps=options.sweeps, tolerance=options.tolerance, update=options.update)
+    traversal = {"async": epjax.Async, "sync": epjax.Sync}[options.traversal]
+    return traversal(
+        iterations=options.iterations,
+        tolerance=options.tolerance,
+        update=options.update,
+        step_size=options.step_size,
+    )
+
+
+def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:
+    """The gradient function that the train step takes."""
+    cost = COSTS[options.cost]
+    if options.algorithm == "bp":
+        estimate = epjax.backprop_value_and_grad(network, cost)
+    else:
+        estimate = epjax.value_and_grad(network, cost, **_estimator(options))
+    return smoothed(estimate, num_classes, options.label_smoothing)
+
+
+def diagnosis(options: Gradient, network: Network, num_classes: int) -> Diagnose:
+    """What watches that gradient. Raises ValueError for backpropagation, which is what it would be held against."""
+    if options.algorithm == "bp":
+        raise ValueError("diagnose_every needs algorithm 'ep', got 'bp'")
+    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options))
+    return smoothed(watch, num_classes, options.label_smoothing)
+
+
+def _estimator(options: Gradient) -> dict[str, Any]:
+    return {
+        "scheme": options.scheme,
+        "points": options.points,
+        "perturbation": options.perturbation,
+        "beta": options.beta,
+        "equilibration": equilibration(options),
+        "errors": options.errors,
+        "phases": options.phases,
+    }
+
+
+Result = TypeVar("Result")
+
+
+def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float) -> Callable[..., Result]:
+    """`estimate` with its labels smoothed (see `epjax.cost.smooth_labels`); itself where `amount` is 0."""
+    if amount == 0:
+        return estimate
+    smooth = partial(smooth_labels, num_classes=num_classes, amount=amount)
+    smooth(jnp.zeros((), jnp.int32))  # a wrong amount is refused here, not in the first step
+    return lambda params, x, y, key: estimate(params, x, jax.vmap(smooth)(y), key)

@@ -1,0 +1,89 @@
+"""The trained network of a run, from its work directory alone: its training data need not be there."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+
+from epjax import Network
+from epjax.training.checkpoint import describe, read_params, saved_steps
+from epjax.data import BadImage, Example, Transform, transforms
+from epjax.network import Params
+from epjax.training.step import Normalise
+from epjax.runs import records
+from epjax.runs.experiment import find
+from epjax.runs.config import Config, unflat
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Network and parameters after `step` steps, and the way from an image file to its input."""
+
+    config: Config
+    network: Network
+    params: Params
+    step: int
+    classes: tuple[str, ...]
+    transform: Transform
+    normalise: Normalise
+
+    def pixels(self, path: Path) -> np.ndarray:
+        """The image as the network was evaluated on it, uint8 [H, W, C]. Raises BadImage, naming the file."""
+        try:
+            example = Example(path.read_bytes(), 0, str(path))
+        except OSError as error:
+            raise BadImage(f"{path} cannot be read: {error.strerror}") from None
+        return self.transform(example, np.random.default_rng(0))
+
+    def outputs(self, pixels: np.ndarray) -> Array:
+        """The free outputs [B, classes] for uint8 images [B, H, W, C]."""
+        return _outputs(self.network, self.params, self.normalise(jax.device_put(pixels)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _outputs(network: Network, params: Params, x: Array) -> Array:
+    return jax.vmap(lambda one: network.forward(params, one)[-1])(x)
+
+
+def load(workdir: Path, checkpoint: str = "best") -> Trained:
+    """The network of the run in `workdir`; `checkpoint` is best (validation top-1 error), newest, or a step.
+
+    Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a checkpoint that is not kept,
+    OSError for one that cannot be read.
+    """
+    run = records.read(workdir)
+    if not run.model:
+        raise FileNotFoundError(
+            f"{workdir} holds no model.json, which says what the network takes: give the run's own command again,"
+            " which adds it"
+        )
+    model, experiment = run.model, find(run.model["experiment"])
+    config = unflat(experiment.config, run.config)
+    network = experiment.make_network(config, len(model["class_names"]))
+    kind = model["transform"].pop("kind")
+    transform = getattr(transforms, kind)(**model["transform"])
+    step = _step(run, checkpoint)
+    shapes = jax.eval_shape(partial(network.init, input_shape=transform.shape), jax.random.key(0))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = describe(shapes, jax.tree.map(lambda _: here, shapes))
+    params = read_params(workdir / "checkpoints", step, like)
+    normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
+    return Trained(config, network, params, step, tuple(model["class_names"]), transform, normalise)
+
+
+def _step(run: records.Run, checkpoint: str) -> int:
+    kept = saved_steps(run.directory / "checkpoints")
+    if not kept:
+        raise FileNotFoundError(f"{run.directory} holds no checkpoint yet")
+    if checkpoint == "newest":
+        return kept[-1]
+    if checkpoint == "best":
+        evaluated = [line for line in run.evaluations if line["step"] in kept]
+        return min(evaluated, key=lambda line: line["val_top1_error"], default={"step": kept[-1]})["step"]
+    if not checkpoint.isdigit() or int(checkpoint) not in kept:
+        steps = ", ".join(map(str, kept))
+        raise ValueError(f"checkpoint must be best, newest or one of the steps {steps}, got {checkpoint!r}")
+    return int(checkpoint)

@@ -1,0 +1,1 @@
+"""Physical systems that equilibrium propagation trains."""

@@ -1,0 +1,84 @@
+"""The nudged phase of ONE example as a problem, ways to solve it, and how far a state is from its solution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax.numpy as jnp
+from jax import Array
+
+from epjax.network import Network, Params, States
+from epjax.network.activation import Update
+from epjax.perturbation import Perturbation
+from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
+from epjax.systems.pcn.signals import FreePhase, Linearised, sum_signals
+from epjax.systems.solution import Errors, Solution, check_tolerance, relative
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One example's nudged phase: find the stationary point of F, starting from the free one."""
+
+    net: Network
+    params: Params
+    free: FreePhase
+    perturbation: Perturbation
+    errors: Errors = "carried"
+
+    @property
+    def x(self) -> Array:
+        """The clamped input h_0."""
+        return self.free.h[0]
+
+    def total_energy(self, h: States) -> Array:
+        """F at h, from recomputed errors."""
+        errors = prediction_errors(self.net, self.params, self.x, h)
+        return half_squared_norm(errors) + self.perturbation.cost_term(h[-1])
+
+
+class Equilibration(Protocol):
+    """A way from the free state to the nudged one, with what it costs and when it stops."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """The residual at which an example stops, or None to run every iteration."""
+        ...
+
+    def check(self, net: Network, errors: Errors) -> None:
+        """Raises ValueError where the method does not fit the network, warns where it is not exact."""
+        ...
+
+    def solve(self, problem: Problem) -> Solution:
+        """The nudged state of one example."""
+        ...
+
+
+def equilibrate(problem: Problem, method: Equilibration) -> Solution:
+    """Solves `problem` by `method` after checking that they fit (see `Equilibration.check`)."""
+    method.check(problem.net, problem.errors)
+    check_tolerance(method.tolerance, problem.x.dtype)
+    return method.solve(problem)
+
+
+def residual(
+    problem: Problem, update: Update, h_L: Array, errors: Sequence[Array], layers: Sequence[Linearised]
+) -> Array:
+    """max_k ||r_k|| / ||eps_k|| with r_k = eps_k - error(a_k, T_k), T_k from `errors` at the state of `layers`.
+
+    The largest number of its dtype where some eps_k vanishes and r_k does not; infinite or NaN only where an r_k is.
+    """
+    L = len(errors)
+    T = sum_signals([layer.pull(eps) for layer, eps in zip(layers, errors, strict=True)])
+    T[L] = problem.perturbation.signal(h_L)
+    r = [eps - new_error(problem, update, k, layers[k - 1].a, T[k]) for k, eps in enumerate(errors, start=1)]
+    worst = jnp.max(jnp.stack([relative(r_k, eps) for r_k, eps in zip(r, errors, strict=True)]))
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(r_k)) for r_k in r]))
+    return jnp.where(sound, jnp.minimum(worst, jnp.finfo(worst.dtype).max), worst)
+
+
+def new_error(problem: Problem, update: Update, k: int, a: Array, T: Array) -> Array:
+    """eps_k after a full step (alpha = 1) of layer k under the signal T_k."""
+    activation = problem.net.activation(k)
+    if k == len(problem.net):
+        return problem.perturbation.error(activation, a, T, update)
+    return activation.error(a, T, update)

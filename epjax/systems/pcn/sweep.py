@@ -1,0 +1,154 @@
+"""Sweeps: nudged equilibria in error coordinates, one backward and one forward pass each, for ONE example.
+
+    backward   T_L from the perturbation; for k = L-1..1:  T_k = sum_j (d f_j / d h_k)^T eps_j,  eps_k = error(a_k, T_k)
+    forward    for k = 1..L:  a_k = drive_k(h_{k-1}),  eps_k = error(a_k, T_k),  h_k = phi(a_k) + eps_k
+
+The fixed points are those of the layer updates in `epjax.systems.pcn.traversal`, reached at a cost that does not grow with
+depth. docs/method.md section 5. This is not backpropagation: activities, gates and pooling are those of the nudged state.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from epjax.network import Network
+from epjax.network.activation import Update, check_update
+from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
+from epjax.systems.pcn.problem import Problem, new_error, residual
+from epjax.systems.pcn.signals import Linearised, linearise, sum_signals
+from epjax.systems.pcn.traversal import Trace
+from epjax.systems.solution import Errors, Solution, check_options, relative
+
+Signals = tuple[Array, ...]
+"""(T_1, ..., T_L)."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`sweeps` sweeps (S), or fewer: an example stops once a sweep changes no eps_k by more than tolerance * ||eps_k||.
+
+    The first sweep, and up to `unroll` of them, stand before the `lax.while_loop`; with one sweep there is no loop.
+    `residual` measures the residual of the state that is returned, in one more backward pass; a tolerance implies it.
+    `trace` records F after every sweep and what it changed. Raises ValueError for sweeps < 1 or a tolerance that is
+    not positive.
+    """
+
+    sweeps: int = 1
+    tolerance: float | None = None
+    update: Update = "mod_pgd"
+    residual: bool = False
+    trace: bool = False
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
+
+    def check(self, net: Network, errors: Errors) -> None:
+        """Raises ValueError for an update that the network's activations do not allow."""
+        check_update(self.update, tuple(layer.activation for layer in net.layers))
+        if errors not in get_args(Errors):
+            raise ValueError(f"errors must be one of {', '.join(get_args(Errors))}, got {errors!r}")
+
+    def solve(self, problem: Problem) -> Solution:
+        """S sweeps from the free state, or fewer by the tolerance."""
+        S, tolerance = self.sweeps, self.tolerance
+        measured = tolerance is not None or self.residual
+        trace: Trace = (None, None)
+        if self.trace:
+            free = problem.perturbation.cost_term(problem.free.output)
+            energies = jnp.full((S + 1,), jnp.nan, free.dtype).at[0].set(free)
+            trace = energies, jnp.full((S,), jnp.nan, problem.x.real.dtype).at[0].set(1.0)  # all errors are new
+
+        # A sweep is backward, then forward. Its signals T are all that the next one needs, so the loop carries
+        # them and runs forward, then backward: the first backward and the last forward stand outside.
+        T = self.first(problem)
+
+        def step(i: int | Array, T: Signals, trace: Trace) -> tuple[Signals, Array, Trace]:
+            h, eps, layers = self.forward(problem, T)
+            T, new_eps = self.backward(problem, h, layers)
+            change = _change(new_eps, eps)
+            energies, changes = trace
+            changed = None if changes is None else changes.at[i].set(change)
+            return T, change, (_record(problem, energies, i, h, eps), changed)
+
+        change = jnp.full((), jnp.inf, problem.x.real.dtype)
+        laid_out = min(max(self.unroll, 1), S)
+        for i in range(1, laid_out):
+            T, change, trace = step(i, T, trace)
+
+        Carry = tuple[Array, Signals, Array, Trace]
+
+        def more(carry: Carry) -> Array:
+            i, _, change, _ = carry
+            return i < S if tolerance is None else (i < S) & (change > tolerance)
+
+        def body(carry: Carry) -> Carry:
+            i, T, _, trace = carry
+            return i + 1, *step(i, T, trace)
+
+        sweeps = jnp.int32(laid_out)
+        if laid_out < S:
+            sweeps, T, _, trace = lax.while_loop(more, body, (sweeps, T, change, trace))
+        h, eps, layers = self.forward(problem, T)
+        F = _record(problem, trace[0], sweeps, h, eps)
+        final = residual(problem, self.update, h[-1], eps, layers) if measured else None
+        converged = None if tolerance is None or final is None else final <= tolerance
+        if problem.errors == "recomputed":
+            eps = prediction_errors(problem.net, problem.params, problem.x, h[1:])
+        return Solution(h[1:], eps, sweeps, final, converged, F, trace[1])
+
+    def first(self, problem: Problem) -> Signals:
+        """The signals of `backward` at the free state: beta times those of beta = 1 above the first kink.
+
+        Where no layer from m to L projects, eps_k = T_k there, and T is linear in beta. Under a vmap over phases
+        the signals of beta = 1 are the same for all of them and go down once.
+        """
+        net, layers, nudge = problem.net, problem.free.layers, problem.perturbation
+        L = len(net)
+        m = next((k + 1 for k in range(L, 0, -1) if net.activation(k).projects), 1)
+        T = {L: nudge.direction(problem.free.output)}
+        for k in range(L, m - 1, -1):
+            T = sum_signals([T, layers[k - 1].pull(T[k])])
+        T = {k: nudge.beta * T_k for k, T_k in T.items()}
+        for k in range(m - 1, 0, -1):
+            T = sum_signals([T, layers[k - 1].pull(new_error(problem, self.update, k, layers[k - 1].a, T[k]))])
+        return tuple(T[k] for k in range(1, L + 1))
+
+    def backward(
+        self, problem: Problem, h: Sequence[Array], layers: Sequence[Linearised]
+    ) -> tuple[Signals, tuple[Array, ...]]:
+        """(T_1..T_L) and the errors they leave, at the states h = (x, h_1, ..., h_L) linearised in `layers`."""
+        L = len(problem.net)
+        T: dict[int, Array] = {L: problem.perturbation.signal(h[L])}
+        eps: dict[int, Array] = {}
+        for k in range(L, 0, -1):
+            eps[k] = new_error(problem, self.update, k, layers[k - 1].a, T[k])
+            T = sum_signals([T, layers[k - 1].pull(eps[k])])
+        return tuple(T[k] for k in range(1, L + 1)), tuple(eps[k] for k in range(1, L + 1))
+
+    def forward(
+        self, problem: Problem, T: Signals
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Linearised, ...]]:
+        """(x, h_1, ..., h_L), (eps_1, ..., eps_L) and the linearised layers, from the bottom up under the signals T."""
+        net, h, eps, layers = problem.net, [problem.x], [], []
+        for k in range(1, len(net) + 1):
+            clamped = not any(net.sources(k))
+            layers.append(problem.free.layers[k - 1] if clamped else linearise(net, problem.params, k, h))
+            eps.append(new_error(problem, self.update, k, layers[-1].a, T[k - 1]))
+            h.append(net.activation(k)(layers[-1].a) + eps[-1])
+        return tuple(h), tuple(eps), tuple(layers)
+
+
+def _change(new: Sequence[Array], eps: Sequence[Array]) -> Array:
+    return jnp.max(jnp.stack([relative(n - e, e) for n, e in zip(new, eps, strict=True)]))
+
+
+def _record(
+    problem: Problem, energies: Array | None, i: int | Array, h: Sequence[Array], eps: tuple[Array, ...]
+) -> Array | None:
+    if energies is None:
+        return None
+    return energies.at[i].set(half_squared_norm(eps) + problem.perturbation.cost_term(h[-1]))

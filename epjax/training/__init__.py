@@ -1,0 +1,1 @@
+"""Training: steps, optimiser, evaluation, devices, processes, checkpoints, the plan of a run."""

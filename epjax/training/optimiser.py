@@ -1,0 +1,51 @@
+"""SGD as the paper's, and its learning rate: a linear warm-up, one cosine decay."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+
+def cosine(initial: float, final: float, periods: int, steps_per_period: int = 1) -> optax.Schedule:
+    """lr(t) = final + (initial - final) (1 + cos(pi t / periods)) / 2, t = whole periods done.
+
+    With `periods` the epochs and `steps_per_period` the steps in one, the rate changes once an epoch, as
+    the paper's does; with `periods` the total of steps it changes at every step.
+    """
+    for name, value in (("periods", periods), ("steps_per_period", steps_per_period)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but is {value}")
+
+    def schedule(step: Any) -> Any:
+        done = jnp.minimum(step // steps_per_period, periods).astype(jnp.float32)
+        return final + 0.5 * (initial - final) * (1.0 + jnp.cos(jnp.pi * done / periods))
+
+    return schedule
+
+
+def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """lr(t) = schedule(0) (t + 1) / steps for t < steps, then schedule(t - steps): warm-up (arXiv:1706.02677)."""
+
+    def warm(step: Any) -> Any:
+        rise = jnp.minimum(1.0, (step + 1) / jnp.maximum(steps, 1))
+        return schedule(jnp.maximum(step - steps, 0)) * rise
+
+    return warm if steps else schedule
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+) -> optax.GradientTransformation:
+    """SGD as PyTorch defines it: d = g + wd p;  m <- mu m + d;  p <- p - lr (d + mu m).
+
+    Without Nesterov p <- p - lr m. The decay joins the gradient of every parameter, biases too, BEFORE the
+    momentum.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum, nesterov=nesterov),
+        optax.scale_by_learning_rate(learning_rate),
+    )

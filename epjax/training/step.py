@@ -1,0 +1,102 @@
+"""Training: one step for equilibrium propagation and backpropagation alike.
+
+A step takes any gradient function of the form `(cost, aux), grads = f(params, x, y, key)` where
+`aux.output` is the output [B, C]: what computes the gradient is the caller's choice, everything after it is
+the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from epjax.estimator import ValueAndGrad
+from epjax.network import Params
+from epjax.training.evaluation import Batch, rank_of_label
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run must remember: float32 parameters, optimiser state, number of steps done (int32 [])."""
+
+    params: Params
+    opt_state: Any
+    step: jax.Array
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """x = (image / 255 - mean) / std for uint8 images [..., H, W, C]; on the device, so that bytes travel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Float32 [..., H, W, C]."""
+        scale = 1.0 / (255.0 * np.asarray(self.std, np.float32))
+        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        shape = (1,) * (image.ndim - 1) + (-1,)
+        return image.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
+
+
+def initial_state(params: Params, optimiser: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32))
+
+
+def train_step(
+    value_and_grad: ValueAndGrad,
+    optimiser: optax.GradientTransformation,
+    normalise: Callable[[jax.Array], jax.Array],
+    seed: int = 0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
+
+    Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
+    draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of
+    this batch, at the parameters before the update), `residual` where the equilibration measured it (the worst of all
+    examples and phases), and `finite`: whether cost, residual and every number of the gradient were. Where they were
+    not, parameters and momentum stay as they were.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        x, label = normalise(batch["image"]), batch["label"]
+        (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        residual = getattr(aux.solution, "residual", None)
+        worst = {} if residual is None else {"residual": jnp.max(residual).astype(jnp.float32)}
+        finite = _all_finite((cost, worst, grads))
+        new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        rank = rank_of_label(aux.output, label)
+        metrics = {
+            "cost": cost.astype(jnp.float32),
+            "top1_error": jnp.mean(rank >= 1, dtype=jnp.float32),
+            "top5_error": jnp.mean(rank >= 5, dtype=jnp.float32),
+            "finite": finite,
+            **worst,
+        }
+        return _keep_if(finite, new, state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Of every number by itself: a norm of large finite ones overflows."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new`, or `old` with the counters of `new` so that schedule and data go on."""
+
+    def choose(new_leaf: jax.Array, old_leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(new_leaf.dtype, jnp.integer):
+            return new_leaf
+        return jnp.where(finite, new_leaf, old_leaf)
+
+    return jax.tree.map(choose, new, old)
