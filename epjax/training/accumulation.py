@@ -26,7 +26,8 @@ def accumulate(value_and_grad: ValueAndGrad, microbatches: int) -> ValueAndGrad:
 
     What `aux` holds for each example is put together in the order of the batch. The key must be None, or keys [B], one
     for each example, which travel with their examples. Inside `per_device` (`epjax.training.sharding`) each
-    device slices its own share. Raises ValueError for microbatches < 1, a batch that they do not divide, and one key for the whole batch.
+    device slices its own share. Raises ValueError for microbatches < 1, a batch that they do not divide, and one key
+    for the whole batch.
     """
     if microbatches < 1:
         raise ValueError(f"microbatches must be at least 1, got {microbatches}")

@@ -3,8 +3,9 @@
     backward   T_L from the perturbation; for k = L-1..1:  T_k = sum_j (d f_j / d h_k)^T eps_j,  eps_k = error(a_k, T_k)
     forward    for k = 1..L:  a_k = drive_k(h_{k-1}),  eps_k = error(a_k, T_k),  h_k = phi(a_k) + eps_k
 
-The fixed points are those of the layer updates in `epjax.systems.pcn.traversal`, reached at a cost that does not grow with
-depth. docs/method.md section 5. This is not backpropagation: activities, gates and pooling are those of the nudged state.
+The fixed points are those of the layer updates in `epjax.systems.pcn.traversal`, reached at a cost that does not grow
+with depth. docs/method.md section 5. This is not backpropagation: activities, gates and pooling are those of the
+nudged state.
 """
 
 from collections.abc import Sequence
