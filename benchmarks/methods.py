@@ -10,13 +10,13 @@ from jax import Array
 import epjax
 from benchmarks.rows import Row
 from epjax.cost import Cost, cross_entropy
-from epjax.estimator import Phases, ValueAndGrad
+from epjax.estimator import Phases
 from epjax.network import Network
 from epjax.network.activation import Update
 from epjax.network.precision import Precision
-from epjax.scheme import Scheme
 from epjax.systems.pcn.problem import Equilibration, Problem
 from epjax.systems.solution import Errors, Solution
+from epjax.systems.system import ValueAndGrad
 
 BETA = 0.05
 
@@ -27,7 +27,7 @@ class Method:
 
     traversal: Literal["sweep", "async"] = "sweep"
     iterations: int = 1
-    scheme: Scheme = "centered"
+    scheme: str = "centered"
     errors: Errors = "carried"
     precision: Precision = "float32"
     phases: Phases = "together"

@@ -59,3 +59,11 @@ def check_soft_labels(cost: Cost, y: Array) -> None:
 
 
 COSTS: dict[str, Cost] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+
+
+def as_cost(cost: str | Cost) -> Cost:
+    """The cost of that name, or the function itself. Raises ValueError for anything else."""
+    known = COSTS.get(cost) if isinstance(cost, str) else cost
+    if not callable(known):
+        raise ValueError(f"cost must be one of {', '.join(COSTS)}, or a function of output and target, got {cost!r}")
+    return known

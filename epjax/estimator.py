@@ -1,183 +1,125 @@
-"""Gradient estimators: equilibrium propagation by finite nudging, and backpropagation behind the same signature.
+"""The estimator of equilibrium propagation, the same for every system: its gradient from finite nudging.
 
-    G(beta) = dF/dtheta = - sum_k (d f_k / d theta_k)^T eps_k   at the nudged state, h_{k-1} nudged too
-    gradient = sum_p c_p G(s_p beta) / (s_p beta)               over the phases p of a scheme (see `epjax.scheme`)
+    G(beta) = dF/dtheta at the nudged state
+    gradient = sum_p c_p [G(s_p beta) - G(0)] / (s_p beta)      over the phases p of a scheme (see `epjax.scheme`)
 
+For a predictive coding network G(0) = 0 and G(beta) = - sum_k (d f_k / d theta_k)^T eps_k, h_{k-1} nudged too.
 docs/method.md section 3; arXiv:2606.03584.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from epjax.cost import Cost, as_target, check_soft_labels
+from epjax.cost import Cost, as_cost, check_soft_labels
 from epjax.network import Network, Params
-from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
-from epjax.scheme import Scheme, as_complex, check_analytic, check_scheme, nudges
-from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
-from epjax.systems.pcn.signals import FreePhase, free_phase
-from epjax.systems.pcn.sweep import Sweep
+from epjax.perturbation import MakePerturbation, as_perturbation
+from epjax.scheme import Scheme, as_complex, as_scheme
+from epjax.systems import as_equilibration, as_system
 from epjax.systems.solution import Errors, Solution
+from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
 
 Phases = Literal["together", "sequential"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["output", "solution"], meta_fields=[])
-@dataclass(frozen=True)
-class Aux:
-    """What comes beside the cost: the free output [B, classes] and how the nudged phases went.
-
-    `solution` has iterations, residual, converged [B, P] and energies [B, P, K + 1] for P phases (positive beta
-    first), without the states; None for backpropagation.
-    """
-
-    output: Array
-    solution: Solution | None
-
-
-ValueAndGrad = Callable[[Params, Array, Array, Array | None], tuple[tuple[Array, Aux], Params]]
-"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params).
-
-With `argnums` the gradient is that for x, or a tuple of both.
-"""
-
-Argnums = int | tuple[int, ...]
-"""For which arguments, as in `jax.grad`: 0 the parameters, 1 the input."""
-
-
 def value_and_grad(
-    net: Network,
-    cost: Cost,
+    net: Network | System,
+    cost: Cost | str,
     *,
-    scheme: Scheme = "centered",
+    scheme: str | Scheme = "centered",
     points: int = 1,
-    perturbation: PerturbationName = "nudge",
+    perturbation: str | MakePerturbation = "nudge",
     beta: float | Array = 0.05,
-    equilibration: Equilibration | None = None,
+    equilibration: Any = None,
+    free: Any = None,
     errors: Errors = "carried",
     phases: Phases = "together",
     argnums: Argnums = 0,
     keep_states: bool = False,
 ) -> ValueAndGrad:
-    """The EP estimate of the gradient of the mean cost, a pure function to be jitted; default: Sweep(1).
+    """The EP estimate of the gradient of the mean cost, a pure function to be jitted.
 
-    Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. `beta` is a number,
-    or an array [] or [B], traced or not: one strength for all examples or one for each. `key` is used by the random
-    scheme only and may be None otherwise; keys [B] draw each example's sign from its own.
+    Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. A `Network` is taken
+    as a predictive coding network. `beta` is a number, or an array [] or [B], traced or not: one strength for all
+    examples or one for each. `key` is used by the random scheme only and may be None otherwise; keys [B] draw each
+    example's sign from its own.
 
+    * `cost`, `scheme`, `perturbation` and `equilibration` are names, or objects: any function of one example's output
+      and target, a `Scheme`, a `Nudge` or `Clamp` or the like, a `Sweep(1)` (the default for a network).
     * `points` N of the centered and the holomorphic scheme take the error of a smooth network to O(beta^(2 N)), by 2 N
       phases up to N beta strong, or by N + 1 in complex numbers, all of strength beta (see `epjax.scheme`).
-    * `phases="sequential"` runs the phases one after the other, in less memory and with one more forward pass each.
-    * `argnums` asks for the gradient for the input as well, or instead: dF/dx = -T_0, had like that for the parameters.
+    * `free` is how a system comes to its free state; None for a network, whose free phase is a forward pass.
+    * `phases="sequential"` runs the phases one after the other, in less memory and with one more free phase each.
+    * `argnums` asks for the gradient for the input as well, or instead, had like that for the parameters.
     * With `keep_states` `aux.solution` holds the nudged states and errors, [B, P, ...].
 
-    Raises ValueError for an option outside its set, for beta that is zero, negative or not finite, and for a
-    holomorphic scheme of a network with kinks.
+    Raises ValueError for an option outside its set, for beta that is zero, negative or not finite, and for what does
+    not fit the system: a holomorphic scheme of a network with kinks, a traversal that it cannot be solved by.
     """
-    check_scheme(scheme, points, net)
-    for name, value, allowed in (
-        ("perturbation", perturbation, get_args(PerturbationName)),
-        ("errors", errors, get_args(Errors)),
-        ("phases", phases, get_args(Phases)),
-    ):
+    system, cost, plan = as_system(net), as_cost(cost), as_scheme(scheme, points)
+    perturb = as_perturbation(perturbation)
+    for name, value, allowed in (("errors", errors, get_args(Errors)), ("phases", phases, get_args(Phases))):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     _check_beta(beta)
     _check_argnums(argnums)
-    method = Sweep(1) if equilibration is None else equilibration
-    method.check(net, errors)
+    method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
+    system.check(plan, method, errors)
 
-    def nudged(params: Params, x: Array, y: Array, betas: Array) -> tuple[Array, Solution]:
-        """The free output of one example and its nudged states at betas [P]."""
-        free = free_phase(net, params, x)
+    def nudged(params: Params, x: Array, y: Array, betas: Array) -> tuple[Any, Solution]:
+        """The free phase of one example and its nudged states at betas [P]."""
+        at_rest = system.free(params, x, free)
 
         def phase(beta: Array) -> Solution:
-            return equilibrate(Problem(net, params, free, _perturb(perturbation, cost, free, y, beta), errors), method)
+            return system.nudged(params, at_rest, perturb(cost, at_rest.output, y, beta), method, errors)
 
-        return free.output, jax.vmap(phase)(betas)
+        return (at_rest.output, at_rest.states, at_rest.solution), jax.vmap(phase)(betas)
 
-    def estimate(params: Params, x: Array, y: Array, betas: Array, c: Array) -> tuple[Array, Solution, Any]:
-        output, solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
-        assert solution.h is not None
-        assert solution.errors is not None
+    def estimate(params: Params, x: Array, y: Array, betas: Array, c: Array) -> tuple[Any, Solution, Any]:
+        (output, states, settled), solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
         weights = c / (betas * x.shape[0])
-        grads = energy_gradient(net, params, x, solution.h, solution.errors, weights, argnums)
-        return output, solution if keep_states else replace(solution, h=None, errors=None), grads
+
+        def contrast(params: Params, x: Array) -> Array:
+            assert solution.h is not None
+            assert solution.errors is not None
+            return system.contrast(params, x, states, solution.h, solution.errors, weights)
+
+        grads = jax.grad(contrast, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
+        return (output, settled), solution if keep_states else replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         check_soft_labels(cost, y)
-        s, c = nudges(scheme, points, x.shape[0], key, x.dtype)
+        s, c = plan.nudges(x.shape[0], key, x.dtype)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
-        if scheme == "holomorphic":
+        if plan.is_complex:
             params, x = as_complex((params, x))
-            check_analytic(net, params, x[0])
         run = estimate if phases == "together" or c.shape[1] == 1 else partial(_in_sequence, estimate)
-        output, solution, grads = run(params, x, y, betas, c)
+        (output, settled), solution, grads = run(params, x, y, betas, c)
         output, grads = jax.tree.map(jnp.real, (output, grads))
-        return (jnp.mean(jax.vmap(cost)(output, y)), Aux(output, solution)), grads
+        return (jnp.mean(jax.vmap(cost)(output, y)), Aux(output, solution, settled)), grads
 
     return ep
 
 
-def backprop_value_and_grad(net: Network, cost: Cost, *, argnums: Argnums = 0) -> ValueAndGrad:
-    """The gradient of the mean cost of the free output by backpropagation, `jax.grad`, for comparison."""
-    _check_argnums(argnums)
+def exact_value_and_grad(net: Network | System, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:
+    """The gradient of the mean cost at the free state, without EP, behind the signature of `value_and_grad`.
 
-    def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
-        del key
-        check_soft_labels(cost, y)
-        both = partial(mean_cost, net, cost)
-        (value, output), grads = jax.value_and_grad(both, argnums, has_aux=True)(params, x, y)
-        return (value, Aux(output, None)), grads
-
-    return bp
-
-
-def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
-    """The mean over the batch of C(h_L, y) at the free state, and the free output [B, classes]: one forward pass."""
-    output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
-    return jnp.mean(jax.vmap(cost)(output, y)), output
-
-
-def energy_gradient(
-    net: Network,
-    params: Params,
-    x: Array,
-    h: Sequence[Array],
-    errors: Sequence[Array],
-    weights: Array,
-    argnums: Argnums = 0,
-) -> Any:
-    """sum_bp weights_bp dF/dtheta at nudged states:  - sum_k (d f_k / d theta_k)^T sum_bp weights_bp eps_k.
-
-    For the input (`argnums` 1) it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds.
-    x [B, ...]; h_k and eps_k [B, P, ...] for P phases; weights [B, P]. Sums over examples and phases within the
-    products: no gradient of a single example's parameters is ever formed.
+    For a network, which is a predictive coding network, it is that of backpropagation.
     """
+    _check_argnums(argnums)
+    return as_system(net).exact(as_cost(cost), argnums)
 
-    def surrogate(params: Params, x: Array) -> Array:
-        states = (x, *map(lax.stop_gradient, h))
-        total = jnp.zeros((), x.dtype)
-        for k, eps in enumerate(errors, start=1):
-            eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
-            sources = net.sources(k)
-            predict = partial(net.predict, params[k - 1], k)
-            if not any(sources):  # the same prediction in every phase
-                eps = eps.sum(axis=1)
-            else:
-                predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
-            f = jax.vmap(predict)(*(states[j] for j in sources))
-            total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
-        return total
 
-    return jax.grad(surrogate, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
+def backprop_value_and_grad(net: Network, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:
+    """The gradient of the mean cost of a network's output by backpropagation, `jax.grad`, for comparison."""
+    return exact_value_and_grad(net, cost, argnums=argnums)
 
 
 def _check_beta(beta: float | Array) -> None:
@@ -194,17 +136,11 @@ def _check_argnums(argnums: Argnums) -> None:
         raise ValueError(f"argnums must be 0 (the parameters), 1 (the input) or both, got {argnums!r}")
 
 
-def _perturb(name: PerturbationName, cost: Cost, free: FreePhase, y: Array, beta: Array) -> Perturbation:
-    if name == "nudge":
-        return Nudge(cost, y, beta)
-    return Clamp(as_target(y, free.output.shape[0], free.output.dtype), free.output, beta)
-
-
 def _in_sequence(
     estimate: Callable[..., tuple[Array, Solution, Any]], params: Params, x: Array, y: Array, betas: Array, c: Array
 ) -> tuple[Array, Solution, Any]:
     """The phases one after the other: the second starts, with a free phase of its own, once the first is gone."""
-    output, first, grads = estimate(params, x, y, betas[:, :1], c[:, :1])
+    free, first, grads = estimate(params, x, y, betas[:, :1], c[:, :1])
     solutions = [first]
     for p in range(1, c.shape[1]):
         # A real dependence: XLA for CPU drops optimization barriers early and would merge the phases again.
@@ -213,4 +149,4 @@ def _in_sequence(
         _, solution, more = estimate(params, x, y, betas[:, p : p + 1], c[:, p : p + 1])
         solutions.append(solution)
         grads = jax.tree.map(jnp.add, grads, more)
-    return output, jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *solutions), grads
+    return free, jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *solutions), grads

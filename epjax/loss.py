@@ -17,9 +17,10 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from epjax.cost import Cost, check_soft_labels
-from epjax.estimator import mean_cost, value_and_grad
+from epjax.estimator import value_and_grad
 from epjax.network import Network, Params
 from epjax.network.listed import from_flax
+from epjax.systems.pcn.network import mean_cost
 
 Algorithm = Literal["ep", "bp"]
 

@@ -1,16 +1,15 @@
 """What pushes the output state away from its free value: a nudge by the cost, or a clamp toward the target."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from epjax.cost import Cost
+from epjax.cost import Cost, as_target
 from epjax.network.activation import Activation, Update
-
-PerturbationName = Literal["nudge", "clamp"]
 
 
 class Perturbation(Protocol):
@@ -95,3 +94,29 @@ class Clamp:
     def cost_term(self, h_L: Array) -> Array:
         """0: the output is held, not pulled."""
         return 0.0 * h_L[0]
+
+
+MakePerturbation = Callable[[Cost, Array, Array, Array], Perturbation]
+"""(cost, free output, y, beta) of one example -> its perturbation."""
+
+
+def _nudge(cost: Cost, output: Array, y: Array, beta: Array) -> Nudge:
+    del output
+    return Nudge(cost, y, beta)
+
+
+def _clamp(cost: Cost, output: Array, y: Array, beta: Array) -> Clamp:
+    del cost
+    return Clamp(as_target(y, output.shape[0], output.dtype), output, beta)
+
+
+PERTURBATIONS: Mapping[str, MakePerturbation] = {"nudge": _nudge, "clamp": _clamp}
+"""By name."""
+
+
+def as_perturbation(perturbation: str | MakePerturbation) -> MakePerturbation:
+    """What makes the perturbation of that name, or the function itself. Raises ValueError for an unknown name."""
+    known = PERTURBATIONS.get(perturbation) if isinstance(perturbation, str) else perturbation
+    if not callable(known):
+        raise ValueError(f"perturbation must be one of {', '.join(PERTURBATIONS)}, or a function, got {perturbation!r}")
+    return known

@@ -212,12 +212,12 @@ def test_schemes(scheme, update):
 
 
 def test_random_signs_are_per_example_and_seeded():
-    from epjax.scheme import nudges
+    from epjax.scheme import as_scheme
 
-    signs = np.array(nudges("random", 1, 64, jax.random.key(0), jnp.float64)[0])
+    signs = np.array(as_scheme("random").nudges(64, jax.random.key(0), jnp.float64)[0])
     assert set(signs.ravel()) == {-1.0, 1.0}
-    assert np.array_equal(signs, nudges("random", 1, 64, jax.random.key(0), jnp.float64)[0])
-    assert not np.array_equal(signs, nudges("random", 1, 64, jax.random.key(1), jnp.float64)[0])
+    assert np.array_equal(signs, as_scheme("random").nudges(64, jax.random.key(0), jnp.float64)[0])
+    assert not np.array_equal(signs, as_scheme("random").nudges(64, jax.random.key(1), jnp.float64)[0])
 
 
 def test_recomputed_errors_are_those_of_the_final_state():

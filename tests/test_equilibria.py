@@ -230,8 +230,11 @@ def test_sync_diverges_where_even_odd_settles():
         (lambda: estimator(beta=0.0), "beta must be a finite positive nudging strength"),
         (lambda: estimator(beta=float("nan")), "beta must be a finite positive nudging strength"),
         (lambda: estimator(beta=-0.1), "beta must be a finite positive nudging strength"),
-        (lambda: estimator(scheme="middle"), "scheme must be one of centered, .*, random, holomorphic, got 'middle'"),
-        (lambda: estimator(perturbation="push"), "perturbation must be one of nudge, clamp, got 'push'"),
+        (
+            lambda: estimator(scheme="middle"),
+            "scheme must be one of centered, .*, random, holomorphic, or a Scheme, got 'middle'",
+        ),
+        (lambda: estimator(perturbation="push"), "perturbation must be one of nudge, clamp, or a function, got 'push'"),
         (lambda: estimator(errors="lost"), "errors must be one of carried, recomputed, got 'lost'"),
         (lambda: estimator(phases="never"), "phases must be one of together, sequential, got 'never'"),
         (

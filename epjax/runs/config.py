@@ -10,17 +10,29 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
+from epjax.cost import COSTS
+from epjax.systems import EQUILIBRATIONS
 from epjax.systems.solution import Errors
 from epjax.estimator import Phases
-from epjax.perturbation import PerturbationName
+from epjax.perturbation import PERTURBATIONS
 from epjax.network.precision import Precision
-from epjax.scheme import Scheme
+from epjax.scheme import SCHEMES
 
-Traversal = Literal["async", "sync", "sweep"]
+if TYPE_CHECKING:
+    SchemeName: TypeAlias = str
+    PerturbationName: TypeAlias = str
+    CostName: TypeAlias = str
+    TraversalName: TypeAlias = str
+else:  # what there is, and nothing else, can be asked for
+    SchemeName, PerturbationName, CostName, TraversalName = (
+        tyro.extras.literal_type_from_choices(tuple(table))
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
+    )
+
 NUMBERS, EACH, BEFORE = "numbers", "each", "before"
 
 
@@ -73,11 +85,11 @@ class Gradient:
 
     algorithm: Literal["ep", "bp"] = "ep"
     """Equilibrium propagation, or backpropagation of the same network."""
-    scheme: Scheme = "centered"
+    scheme: SchemeName = "centered"
     """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
     points: int = option(1, before=1)
     """N strengths of either sign (centered), or half the roots of unity (holomorphic): error O(beta^2N) if smooth."""
-    cost: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    cost: CostName = "cross_entropy"
     """What the output is nudged to lower."""
     label_smoothing: float = option(0.0, before=0.0)
     """Share of each training label that is spread evenly over all classes."""
@@ -85,7 +97,7 @@ class Gradient:
     """Nudge the output by the gradient of the cost, or clamp it towards the target."""
     beta: float = 0.05
     """Nudging strength, positive."""
-    traversal: Traversal = "async"
+    traversal: TraversalName = "async"
     """Order of the layer updates: even then odd layers, all at once, or sweeps."""
     iterations: int = 10
     """K, the iterations of async and sync."""

@@ -14,8 +14,9 @@ from epjax import Network
 from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
-from epjax.diagnosis.examine import Diagnose, Method, diagnoser
-from epjax.estimator import ValueAndGrad
+from epjax.diagnosis.examine import Diagnose, diagnoser
+from epjax.systems import EQUILIBRATIONS
+from epjax.systems.system import ValueAndGrad
 from epjax.runs.config import Gradient
 
 
@@ -51,17 +52,12 @@ class Task:
         }
 
 
-def equilibration(options: Gradient) -> Method:
-    """The way from the free to the nudged state."""
-    if options.traversal == "sweep":
-        return epjax.Sweep(sweeps=options.sweeps, tolerance=options.tolerance, update=options.update)
-    traversal = {"async": epjax.Async, "sync": epjax.Sync}[options.traversal]
-    return traversal(
-        iterations=options.iterations,
-        tolerance=options.tolerance,
-        update=options.update,
-        step_size=options.step_size,
-    )
+def equilibration(options: Gradient) -> Any:
+    """The way from the free to the nudged state: that of the table, with what `options` say of its fields."""
+    usual = EQUILIBRATIONS[options.traversal]
+    asked = dataclasses.asdict(options)
+    known = {field.name for field in dataclasses.fields(usual)} & asked.keys()
+    return dataclasses.replace(usual, **{name: asked[name] for name in known})
 
 
 def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:

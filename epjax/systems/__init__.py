@@ -1,1 +1,32 @@
-"""Physical systems that equilibrium propagation trains."""
+"""Physical systems that equilibrium propagation trains, and the ways to their nudged states by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from epjax.network import Network
+from epjax.systems.pcn import PCN, Async, Sweep, Sync
+from epjax.systems.system import System
+
+EQUILIBRATIONS: Mapping[str, Any] = {"sweep": Sweep(1), "async": Async(10), "sync": Sync(10)}
+"""By name, with their usual options."""
+
+
+def as_system(net: Network | System) -> System:
+    """A network as a predictive coding network, any other system as it is. Raises ValueError for anything else."""
+    if isinstance(net, Network):
+        return PCN(net)
+    if isinstance(net, type) or not isinstance(net, System):
+        raise ValueError(f"net must be an epjax.Network or a system of epjax.systems, got {type(net).__name__}")
+    return net
+
+
+def as_equilibration(method: Any) -> Any:
+    """The equilibration of that name, or the object itself. Raises ValueError for an unknown name."""
+    known = EQUILIBRATIONS.get(method) if isinstance(method, str) else method
+    if not callable(getattr(known, "check", None)) or isinstance(known, type):
+        allowed = f"one of {', '.join(EQUILIBRATIONS)}, or an object such as epjax.Sweep(1)"
+        raise ValueError(f"equilibration must be {allowed}, got {method!r}")
+    return known
+
+
+__all__ = ["EQUILIBRATIONS", "PCN", "System", "as_equilibration", "as_system"]

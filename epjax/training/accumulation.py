@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.estimator import Aux, ValueAndGrad
 from epjax.network import Params
+from epjax.systems.system import Aux, ValueAndGrad
 
 
 def accumulate(value_and_grad: ValueAndGrad, microbatches: int) -> ValueAndGrad:

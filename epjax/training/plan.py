@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from epjax import cost, models
-from epjax.estimator import ValueAndGrad, backprop_value_and_grad, value_and_grad
+from epjax.estimator import backprop_value_and_grad, value_and_grad
 from epjax.network import Network
 from epjax.network.precision import Precision
-from epjax.scheme import Scheme
 from epjax.systems.pcn.problem import Equilibration
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.pcn.traversal import Async
+from epjax.systems.system import ValueAndGrad
 
 IMAGENET_IMAGES = 1_281_167
 SMALL_BATCHES = (2, 4)
@@ -73,7 +73,7 @@ class Plan:
     """Equilibrium propagation; backpropagation is shown beside it in any case."""
     traversal: Literal["async", "sweep"] = "sweep"
     """Even/odd iterations, or sweeps."""
-    scheme: Scheme = "centered"
+    scheme: Literal["centered", "forward", "backward", "random"] = "centered"
     """Which nudged phases."""
     iterations: int = 10
     """K, of async."""

@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from epjax.estimator import Aux, ValueAndGrad
 from epjax.network import Params
+from epjax.systems.system import Aux, ValueAndGrad
 
 DATA, MODEL = "data", "model"
 # Slicing a small array saves nothing and costs a collective of its own.

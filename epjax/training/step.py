@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from epjax.estimator import ValueAndGrad
 from epjax.network import Params
+from epjax.systems.system import ValueAndGrad
 from epjax.training.evaluation import Batch, rank_of_label
 
 

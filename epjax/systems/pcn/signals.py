@@ -7,7 +7,7 @@ from functools import partial
 import jax
 from jax import Array
 
-from epjax.network import Network, Params
+from epjax.network import Network, Params, States
 
 Pull = Callable[[Array], dict[int, Array]]
 """eps_k -> {j: (d f_k / d h_j)^T eps_k} for the layers j >= 1 that feed layer k."""
@@ -53,6 +53,16 @@ class FreePhase:
     def output(self) -> Array:
         """h_L^free."""
         return self.h[-1]
+
+    @property
+    def states(self) -> States:
+        """(h_1, ..., h_L), without the input."""
+        return self.h[1:]
+
+    @property
+    def solution(self) -> None:
+        """None: a forward pass needs no iteration."""
+        return None
 
 
 def free_phase(net: Network, params: Params, x: Array) -> FreePhase:

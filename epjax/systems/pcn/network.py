@@ -1,0 +1,99 @@
+"""A predictive coding network as a system: E = 1/2 sum_k || h_k - f_k ||^2, free phase a forward pass, G(0) = 0."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from epjax.cost import Cost, check_soft_labels
+from epjax.network import Network, Params, States
+from epjax.perturbation import Perturbation
+from epjax.scheme import Scheme
+from epjax.systems.pcn.analytic import check_analytic, check_smooth
+from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
+from epjax.systems.pcn.signals import FreePhase, free_phase
+from epjax.systems.pcn.sweep import Sweep
+from epjax.systems.solution import Errors, Solution
+from epjax.systems.system import Argnums, Aux, ValueAndGrad
+
+
+@dataclass(frozen=True)
+class PCN:
+    """`net` with the energy of predictive coding."""
+
+    net: Network
+
+    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+        """The network's parameters."""
+        return self.net.init(key, input_shape)
+
+    def check(self, scheme: Scheme, equilibration: Equilibration, errors: Errors) -> None:
+        """Raises ValueError for complex strengths in a network with kinks, and where the traversal does not fit."""
+        if scheme.is_complex:
+            check_smooth(self.net)
+        equilibration.check(self.net, errors)
+
+    def default_equilibration(self) -> Equilibration:
+        """One sweep."""
+        return Sweep(1)
+
+    def free(self, params: Params, x: Array, method: Any = None) -> FreePhase:
+        """A forward pass. Raises ValueError for a `method`: there is nothing to iterate. Complex x must be analytic."""
+        if method is not None:
+            raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {method!r}")
+        if jnp.iscomplexobj(x):
+            check_analytic(self.net, params, x)
+        return free_phase(self.net, params, x)
+
+    def nudged(
+        self, params: Params, free: FreePhase, perturbation: Perturbation, method: Equilibration, errors: Errors
+    ) -> Solution:
+        """The nudged equilibrium by sweeps or layer updates."""
+        return equilibrate(Problem(self.net, params, free, perturbation, errors), method)
+
+    def contrast(self, params: Params, x: Array, free: States, nudged: States, errors: States, weights: Array) -> Array:
+        """- sum_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is that of the energy there.
+
+        For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
+        """
+        del free
+        net = self.net
+        states = (x, *map(lax.stop_gradient, nudged))
+        total = jnp.zeros((), x.dtype)
+        for k, eps in enumerate(errors, start=1):
+            eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
+            sources = net.sources(k)
+            predict = partial(net.predict, params[k - 1], k)
+            if not any(sources):  # the same prediction in every phase
+                eps = eps.sum(axis=1)
+            else:
+                predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
+            f = jax.vmap(predict)(*(states[j] for j in sources))
+            total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
+        return total
+
+    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
+        """Backpropagation, `jax.grad`."""
+
+        def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+            del key
+            check_soft_labels(cost, y)
+            both = partial(mean_cost, self.net, cost)
+            (value, output), grads = jax.value_and_grad(both, argnums, has_aux=True)(params, x, y)
+            return (value, Aux(output, None)), grads
+
+        return bp
+
+    def project(self, params: Params) -> Params:
+        """All parameters are allowed."""
+        return params
+
+
+def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+    """The mean over the batch of C(h_L, y) at the free state, and the free output [B, classes]: one forward pass."""
+    output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
+    return jnp.mean(jax.vmap(cost)(output, y)), output

@@ -1,0 +1,108 @@
+"""What equilibrium propagation asks of a physical system. One example; `jax.vmap` makes the batch.
+
+    E(theta, x, s)   the energy of a state s = (s_1, ..., s_L) under the clamped input x
+    free phase       s^0, a stationary point of E; its output is what the cost C sees
+    nudged phase     s^beta, the stationary point of F = E + beta C reached from s^0
+    contrast         sum_bp w_bp [G(beta_p) - G(0)],  G(beta) = dE/dtheta at s^beta
+
+A predictive coding network (`epjax.systems.pcn.PCN`) is one such system: its free phase is a forward pass and G(0) = 0.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jax import Array
+
+from epjax.cost import Cost
+from epjax.network import Params, States
+from epjax.perturbation import Perturbation
+from epjax.scheme import Scheme
+from epjax.systems.solution import Errors, Solution
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["output", "solution", "free"], meta_fields=[])
+@dataclass(frozen=True)
+class Aux:
+    """What comes beside the cost: the free output [B, classes] and how the phases went.
+
+    `solution` has iterations, residual, converged [B, P] and energies [B, P, K + 1] for P nudged phases (positive beta
+    first), without the states; None for an exact gradient. `free` has the same [B] of a free phase that was iterated;
+    None where it is a forward pass.
+    """
+
+    output: Array
+    solution: Solution | None
+    free: Solution | None = None
+
+
+ValueAndGrad = Callable[[Params, Array, Array, Array | None], tuple[tuple[Array, Aux], Params]]
+"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params).
+
+With `argnums` the gradient is that for x, or a tuple of both.
+"""
+
+Argnums = int | tuple[int, ...]
+"""For which arguments, as in `jax.grad`: 0 the parameters, 1 the input."""
+
+
+class Free(Protocol):
+    """A free phase of one example."""
+
+    @property
+    def output(self) -> Array:
+        """What the cost sees."""
+        ...
+
+    @property
+    def states(self) -> States:
+        """(s_1, ..., s_L)."""
+        ...
+
+    @property
+    def solution(self) -> Solution | None:
+        """How it was reached, without the states; None for a forward pass."""
+        ...
+
+
+@runtime_checkable
+class System(Protocol):
+    """A physical system that EP trains: a frozen dataclass, every method a pure function."""
+
+    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+        """Parameters theta for one input of `input_shape` (no batch axis)."""
+        ...
+
+    def check(self, scheme: Scheme, equilibration: Any, errors: Errors) -> None:
+        """Raises ValueError where these do not fit the system."""
+        ...
+
+    def default_equilibration(self) -> Any:
+        """The way to the nudged state where none is named."""
+        ...
+
+    def free(self, params: Params, x: Array, method: Any = None) -> Any:
+        """The free phase of one example, a `Free`; `method` is for systems whose free phase is iterated."""
+        ...
+
+    def nudged(self, params: Params, free: Any, perturbation: Perturbation, method: Any, errors: Errors) -> Solution:
+        """The nudged state of one example, from its free phase."""
+        ...
+
+    def contrast(self, params: Params, x: Array, free: States, nudged: States, errors: States, weights: Array) -> Array:
+        """A scalar whose gradient for params and x is sum_bp weights_bp [G(beta_p) - G(0)].
+
+        x [B, ...], free s_k [B, ...], nudged s_k and errors [B, P, ...] for P phases, weights [B, P]. All states count
+        as constants. It sums over examples and phases within its products.
+        """
+        ...
+
+    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
+        """The gradient of the mean cost at the free state without EP: what an estimate is held against."""
+        ...
+
+    def project(self, params: Params) -> Params:
+        """The nearest parameters that the system can have; applied after every step of an optimiser."""
+        ...
