@@ -1,11 +1,20 @@
-"""`python -m epjax`: the command `epjax`."""
+"""The command `epjax`, also as `python -m epjax`."""
 
 import sys
 
-try:
-    from epjax.runs.cli import main
-except ModuleNotFoundError as missing:
-    sys.exit(f"error: {missing.name} is not installed; the command needs: pip install 'epjax[train]'")
+from epjax.extras import extra
+
+
+def command() -> int:
+    """Run it; a missing extra is one sentence."""
+    try:
+        with extra("train"):
+            from epjax.runs.cli import main
+    except ModuleNotFoundError as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        return 1
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -1,20 +1,23 @@
 """Images from disk to batches: sources (bytes), transforms (one image), pipeline (grain), prefetch (device)."""
 
-from epjax.data.open import open_dataset
-from epjax.data.pipeline import Batches, eval_batches, steps_per_epoch, train_batches
-from epjax.data.prefetch import Prefetch, prefetch
-from epjax.data.source import Dataset, Example, Source, Stats
-from epjax.data.transforms import (
-    Augmentation,
-    BadImage,
-    PadCropFlip,
-    PadTo,
-    RandomCropFlip,
-    RandomResizedCropFlip,
-    ResizeCentreCrop,
-    Transform,
-    make_transforms,
-)
+from epjax.extras import extra
+
+with extra("train"):
+    from epjax.data.open import open_dataset
+    from epjax.data.pipeline import Batches, eval_batches, steps_per_epoch, train_batches
+    from epjax.data.prefetch import Prefetch, prefetch
+    from epjax.data.source import Dataset, Example, Source, Stats
+    from epjax.data.transforms import (
+        Augmentation,
+        BadImage,
+        PadCropFlip,
+        PadTo,
+        RandomCropFlip,
+        RandomResizedCropFlip,
+        ResizeCentreCrop,
+        Transform,
+        make_transforms,
+    )
 
 __all__ = [
     "Augmentation",

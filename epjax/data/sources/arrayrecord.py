@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from epjax.data.source import RECIPES, Dataset, Example, make_dataset
+from epjax.extras import extra
 
 _RECIPES = {"imagenet2012": "imagenet", "imagenet_resized/32x32": "imagenet32"}
 
@@ -12,7 +13,8 @@ class ArrayRecordSource:
     """One split, as its image files' bytes: nothing is decoded here."""
 
     def __init__(self, builder: Any, split: str, num_classes: int) -> None:
-        import tensorflow_datasets as tfds
+        with extra("tfds"):
+            import tensorflow_datasets as tfds
 
         self._records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         self._name, self._num_classes = f"{builder.data_dir}/{split}", num_classes
@@ -68,7 +70,8 @@ def open_arrayrecord(spec: str) -> Dataset:
 
 def open_prepared(folder: Path, name: str = "") -> Dataset:
     """The data set in a prepared folder; `name`, where it is given, must be the one that was prepared."""
-    import tensorflow_datasets as tfds
+    with extra("tfds"):
+        import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
     info = builder.info
