@@ -58,7 +58,11 @@ def check_soft_labels(cost: Cost, y: Array) -> None:
         raise ValueError(f"soft labels must sum to one for cross_entropy, but {where} sums to {sums[place]:g}")
 
 
-COSTS: dict[str, Cost] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+COSTS: dict[str, Cost] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+}
+"""By name."""
 
 
 def as_cost(cost: str | Cost) -> Cost:

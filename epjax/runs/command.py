@@ -4,12 +4,11 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
-from epjax.training import processes
 from epjax.runs.config import Config, describe, shared
 from epjax.runs.metrics import Line, skipped
 from epjax.runs.plots import learning_curve
@@ -18,6 +17,7 @@ from epjax.runs.table import files, method, summary
 from epjax.runs.task import Task
 from epjax.runs.trainer import Trainer
 from epjax.runs.workdir import own
+from epjax.training import processes
 
 
 def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 import tyro
 
 from epjax.cost import COSTS
+from epjax.estimator import Phases
+from epjax.network.precision import Precision
+from epjax.perturbation import PERTURBATIONS
+from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.solution import Errors
-from epjax.estimator import Phases
-from epjax.perturbation import PERTURBATIONS
-from epjax.network.precision import Precision
-from epjax.scheme import SCHEMES
 
 if TYPE_CHECKING:
     SchemeName: TypeAlias = str
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     TraversalName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
     SchemeName, PerturbationName, CostName, TraversalName = (
-        tyro.extras.literal_type_from_choices(tuple(table))
-        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
+        tyro.extras.literal_type_from_choices(tuple(table)) for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
     )
 
 NUMBERS, EACH, BEFORE = "numbers", "each", "before"

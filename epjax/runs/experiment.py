@@ -40,8 +40,8 @@ class NetworkOptions(Protocol):
 class Recipe:
     """A set of defaults; `network` and `images` None: those of the experiment."""
 
-    gradient: Gradient = Gradient()
-    optimiser: Optimiser = Optimiser()
+    gradient: Gradient = field(default_factory=Gradient)
+    optimiser: Optimiser = field(default_factory=Optimiser)
     network: Any = None
     images: Any = None
 
@@ -64,7 +64,7 @@ class Experiment:
     about: str
     network: NetworkOptions
     recipes: Recipes
-    images: DataOptions = Images()
+    images: DataOptions = field(default_factory=Images)
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -106,7 +106,9 @@ class Experiment:
         """Open the data, make the network for their classes."""
         dataset = config.images.open()
         network = self.make_network(config, len(dataset.classes))
-        return Task(self.source or self.name, config.network.title, network, dataset, *config.images.transforms(dataset))
+        return Task(
+            self.source or self.name, config.network.title, network, dataset, *config.images.transforms(dataset)
+        )
 
     def at(self, source: Path) -> "Experiment":
         """The same, standing in a Python file; itself where epjax comes with it."""

@@ -23,8 +23,6 @@ from rich.table import Table
 
 from epjax import Network
 from epjax.cost import COSTS
-from epjax.systems.pcn.problem import Problem, equilibrate
-from epjax.systems.pcn.signals import free_phase
 from epjax.network import Params, States
 from epjax.perturbation import Nudge
 from epjax.runs.command import sentence
@@ -32,6 +30,8 @@ from epjax.runs.config import Gradient
 from epjax.runs.plots import GREY, INK, VAL
 from epjax.runs.task import equilibration
 from epjax.runs.trained import Trained, load
+from epjax.systems.pcn.problem import Problem, equilibrate
+from epjax.systems.pcn.signals import free_phase
 
 
 def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: int = 5) -> Table:

@@ -15,9 +15,9 @@ from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
 from epjax.diagnosis.examine import Diagnose, diagnoser
+from epjax.runs.config import Gradient
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.system import ValueAndGrad
-from epjax.runs.config import Gradient
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import numpy as np
 from jax import Array
 
 from epjax import Network
-from epjax.training.checkpoint import describe, read_params, saved_steps
 from epjax.data import BadImage, Example, Transform, transforms
 from epjax.network import Params
-from epjax.training.step import Normalise
 from epjax.runs import records
-from epjax.runs.experiment import find
 from epjax.runs.config import Config, unflat
+from epjax.runs.experiment import find
+from epjax.training.checkpoint import describe, read_params, saved_steps
+from epjax.training.step import Normalise
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from epjax.training import processes, sharding
-from epjax.training.accumulation import accumulate
-from epjax.training.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
 from epjax.diagnosis.examine import Diagnose
-from epjax.training.step import Normalise, TrainState, initial_state, train_step
-from epjax.training.optimiser import cosine, sgd, warmed_up
-from epjax.training.evaluation import eval_step, evaluate
 from epjax.runs import machine
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
@@ -26,6 +20,12 @@ from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
 from epjax.runs.task import Task, diagnosis, gradient
+from epjax.training import processes, sharding
+from epjax.training.accumulation import accumulate
+from epjax.training.checkpoint import Checkpoints, describe
+from epjax.training.evaluation import eval_step, evaluate
+from epjax.training.optimiser import cosine, sgd, warmed_up
+from epjax.training.step import Normalise, TrainState, initial_state, train_step
 
 DIAGNOSED = 32
 """Images of a diagnosis, at most."""
