@@ -1,8 +1,10 @@
 """The command `epjax`: train, and look at what was trained.
 
-epjax train imagenet_vgg10 --workdir runs/vgg10          the options of an experiment: epjax train NAME --help
-epjax train mine.py --workdir runs/mine                  an experiment of your own
-epjax completion bash                                    what to put into ~/.bashrc, so that names complete
+    epjax train imagenet_vgg10 --workdir runs/vgg10     the options of an experiment: epjax train NAME --help
+    epjax train mine.py --workdir runs/mine             an experiment of your own
+    epjax completion bash                               what to put into ~/.bashrc, so that names complete
+
+Each command explains its options: epjax COMMAND --help.
 """
 
 import argparse

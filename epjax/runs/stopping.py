@@ -27,7 +27,7 @@ class NotFinite(ArithmeticError):
 
 
 def broken(metrics: Mapping[str, Any]) -> str | None:
-    """Which of them became so in a step, by what `train_step` (`epjax.training.step`) measured; None: all are numbers."""
+    """Which of them became so in a step, by what `epjax.training.step.train_step` measured; None: all are numbers."""
     if metrics["finite"]:
         return None
     for name, words in (("cost", "the cost"), ("residual", "the residual of the equilibria")):
