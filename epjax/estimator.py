@@ -87,7 +87,6 @@ def value_and_grad(
 
         def contrast(params: Params, x: Array) -> Array:
             assert solution.h is not None
-            assert solution.errors is not None
             return system.contrast(params, x, states, solution.h, solution.errors, weights)
 
         grads = jax.grad(contrast, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)

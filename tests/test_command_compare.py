@@ -9,7 +9,7 @@ from functools import partial
 from html.parser import HTMLParser
 
 from epjax.diagnosis.report import Diagnosis, LayerReport
-from epjax.recipes.imagenet_vgg10 import VGG10Config
+from epjax.recipes.imagenet_vgg10 import EXPERIMENT
 from epjax.runs import report
 from epjax.runs.compare import main
 from epjax.runs.config import Run, flat
@@ -20,7 +20,7 @@ from epjax.runs.records import read
 def write(directory, error, **changes):
     directory.mkdir()
     facts = {"data_name": "toys", "train_images": 1000, "classes": 10, "val_images": 100}
-    (directory / "config.json").write_text(json.dumps(flat(VGG10Config(Run(directory))) | facts | changes))
+    (directory / "config.json").write_text(json.dumps(flat(EXPERIMENT.config(Run(directory))) | facts | changes))
     lines = [
         {"step": s, "epoch": s // 10, "val_top1_error": e, "val_top5_error": e / 2, "val_cost": 1.0, "seconds": 6.0 * s}
         for s, e in ((10, 90.0), (20, error))

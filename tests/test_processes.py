@@ -21,6 +21,7 @@ from pairs import ROOT, Pair, environment, free_address
 from test_command_run import compiled_once, small, values  # noqa: F401
 
 from epjax.runs import command
+from epjax.runs.config import shared
 from epjax.runs.trained import load
 from epjax.training import processes
 from epjax.training.rendezvous import meet
@@ -186,8 +187,9 @@ def test_processes_that_were_started_for_different_runs_are_refused(monkeypatch)
     monkeypatch.setattr(processes, "gather", lambda mine: [mine, mine, mine | {"max_steps": 3}])
     with pytest.raises(ValueError, match="max_steps is None in process 0, but 3 in process 2"):
         command._check_alike(options)
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, mine | dict.fromkeys(mine.keys() & {"workdir"}, "b")])
-    command._check_alike(options)
+    own = shared(vgg5.EXPERIMENT.parse(["--workdir", "a", "--data", "idx:there"]))
+    assert not own.keys() & {"workdir", "data", "num_workers", "num_threads", "coordinator", "process_id"}
+    assert {"beta", "max_steps", "num_processes", "dataset"} <= own.keys()
 
 
 PLAIN = "import sys; from experiments import vgg5; sys.exit(vgg5.main())"
@@ -195,7 +197,7 @@ PLAIN = "import sys; from experiments import vgg5; sys.exit(vgg5.main())"
 SIGNALLED = """
 import os, signal, sys, time
 from experiments import vgg5
-from experiments.progress import Reporter
+from epjax.runs.progress import Reporter
 
 update = Reporter.update
 

@@ -59,6 +59,7 @@ class Activation:
 
 identity = Activation("identity", lambda a: a, (-float("inf"), float("inf")))
 relu = Activation("relu", jax.nn.relu, (0.0, float("inf")))
+unit = Activation("unit", lambda a: jnp.clip(a, 0.0, 1.0), (0.0, 1.0))
 hard_tanh = Activation("hard_tanh", jax.nn.hard_tanh, (-1.0, 1.0))
 tanh = Activation("tanh", jnp.tanh)
 sigmoid = Activation("sigmoid", jax.nn.sigmoid)
@@ -66,7 +67,7 @@ softplus = Activation("softplus", jax.nn.softplus)
 gelu = Activation("gelu", jax.nn.gelu)
 silu = Activation("silu", jax.nn.silu)
 
-ACTIVATIONS = {f.name: f for f in (identity, relu, hard_tanh, tanh, sigmoid, softplus, gelu, silu)}
+ACTIVATIONS = {f.name: f for f in (identity, relu, unit, hard_tanh, tanh, sigmoid, softplus, gelu, silu)}
 
 
 def check_update(update: str, activations: tuple[Activation, ...]) -> None:

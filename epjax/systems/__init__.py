@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from epjax.network import Network
+from epjax.systems.hopfield import Hopfield
+from epjax.systems.oscillators import Oscillators
 from epjax.systems.pcn import PCN, Async, Sweep, Sync
+from epjax.systems.relax import Relax
+from epjax.systems.resistive import Resistive
 from epjax.systems.system import System
 
-EQUILIBRATIONS: Mapping[str, Any] = {"sweep": Sweep(1), "async": Async(10), "sync": Sync(10)}
+EQUILIBRATIONS: Mapping[str, Any] = {"sweep": Sweep(1), "async": Async(10), "sync": Sync(10), "relax": Relax()}
 """By name, with their usual options."""
 
 
@@ -29,4 +33,14 @@ def as_equilibration(method: Any) -> Any:
     return known
 
 
-__all__ = ["EQUILIBRATIONS", "PCN", "System", "as_equilibration", "as_system"]
+__all__ = [
+    "EQUILIBRATIONS",
+    "PCN",
+    "Hopfield",
+    "Oscillators",
+    "Relax",
+    "Resistive",
+    "System",
+    "as_equilibration",
+    "as_system",
+]

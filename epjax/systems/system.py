@@ -91,11 +91,14 @@ class System(Protocol):
         """The nudged state of one example, from its free phase."""
         ...
 
-    def contrast(self, params: Params, x: Array, free: States, nudged: States, errors: States, weights: Array) -> Array:
+    def contrast(
+        self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
+    ) -> Array:
         """A scalar whose gradient for params and x is sum_bp weights_bp [G(beta_p) - G(0)].
 
         x [B, ...], free s_k [B, ...], nudged s_k and errors [B, P, ...] for P phases, weights [B, P]. All states count
-        as constants. It sums over examples and phases within its products.
+        as constants. Errors None: the states were measured, and their contrast is to be had from them. It
+        sums over examples and phases within its products.
         """
         ...
 

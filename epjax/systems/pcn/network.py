@@ -55,12 +55,15 @@ class PCN:
         """The nudged equilibrium by sweeps or layer updates."""
         return equilibrate(Problem(self.net, params, free, perturbation, errors), method)
 
-    def contrast(self, params: Params, x: Array, free: States, nudged: States, errors: States, weights: Array) -> Array:
+    def contrast(
+        self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
+    ) -> Array:
         """- sum_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is that of the energy there.
 
         For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
         """
         del free
+        assert errors is not None
         net = self.net
         states = (x, *map(lax.stop_gradient, nudged))
         total = jnp.zeros((), x.dtype)

@@ -1,0 +1,83 @@
+"""Deep Hopfield networks: E = sum_k [ 1/2 |s_k|^2 - s_k . (B_k s_{k-1} + b_k) ], hidden units in [0, 1], output linear.
+
+    response   s_k = clip(z_k, lo, hi)          gradient   dE/dB_k = - s_k s_{k-1}^T,  dE/db_k = - s_k
+
+The couplings are those of a `Network`: dense, convolutions with average pooling, skip connections, any affine flax
+module as a drive. Through max-pooling the energy still never rises, but a response solves its block only as
+long as no route changes. Laborieux et al., doi:10.3389/fnins.2021.633674; Scellier et al., arXiv:2312.15103.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from epjax.network import Layer, Network, Params
+from epjax.network.activation import identity, unit
+from epjax.network.drive import Dense
+from epjax.systems.chain import Chain
+
+
+@dataclass(frozen=True)
+class Hopfield(Chain):
+    """A Hopfield network with the layers of `net`; an activation stands for the range of its units, `bounds`.
+
+    Raises ValueError for an activation that is no projection: it has no range.
+    """
+
+    net: Network
+
+    def __post_init__(self) -> None:
+        for k in range(1, len(self) + 1):
+            if self.net.activation(k).bounds is None:
+                allowed = "a range: identity, relu, hard_tanh or unit"
+                raise ValueError(
+                    f"layer {k} of a Hopfield network must have {allowed}, got {self.net.activation(k).name}"
+                )
+
+    @classmethod
+    def dense(cls, sizes: Sequence[int], *, gain: float = 0.4) -> "Hopfield":
+        """Dense layers of `sizes` (outputs only), hidden units in [0, 1]; W ~ U(-c, c), c = gain sqrt(3 / fan_in).
+
+        From three layers on keep the gain at 0.5 or below: above it the network settles slowly or never. Raises
+        ValueError without sizes, or for one below 1.
+        """
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"sizes must be positive layer sizes, got {tuple(sizes)}")
+        drives = [Dense(n, gain * 3**0.5) for n in sizes]
+        ranges = [unit] * (len(sizes) - 1) + [identity]
+        return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True))))
+
+    def __len__(self) -> int:
+        """L."""
+        return len(self.net)
+
+    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+        """The network's parameters."""
+        return self.net.init(key, input_shape)
+
+    def sources(self, k: int) -> tuple[int, ...]:
+        """k - 1, then the skips."""
+        return self.net.sources(k)
+
+    def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
+        """The layer's drive."""
+        return self.net.drive(theta_k, k, *psi)
+
+    def respond(self, k: int, z: Array, scale: Array | None) -> Array:
+        """clip(z, lo, hi)."""
+        del scale
+        return self.net.activation(k).project(z)
+
+    def respond_difference(self, k: int, z: Array, dz: Array, scale: Array | None) -> Array:
+        """clip(dz + (z - p), lo - p, hi - p), p = clip(z)."""
+        del scale
+        return self.net.activation(k).error(z, dz, "mod_pgd") if self.net.activation(k).projects else dz
+
+    def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
+        """Straight, then into the range."""
+        lo, hi = self.net.activation(k).bounds or (-jnp.inf, jnp.inf)
+        moved = old + w * (new - old)
+        return jnp.clip(moved, lo, hi) if at is None else jnp.clip(moved, lo - at, hi - at)
