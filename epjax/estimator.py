@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from epjax.cost import Cost, as_target, check_soft_labels
+from epjax.checks import check_batch, check_model
+from epjax.cost import Cost, as_target
 from epjax.network import Network, Params
 from epjax.perturbation import Clamp, Nudge, Perturbation, PerturbationName
 from epjax.scheme import Scheme, as_complex, check_analytic, check_scheme, nudges
@@ -80,6 +81,7 @@ def value_and_grad(
     Raises ValueError for an option outside its set, for beta that is zero, negative or not finite, and for a
     holomorphic scheme of a network with kinks.
     """
+    check_model(net, cost)
     check_scheme(scheme, points, net)
     for name, value, allowed in (
         ("perturbation", perturbation, get_args(PerturbationName)),
@@ -95,6 +97,7 @@ def value_and_grad(
 
     def nudged(params: Params, x: Array, y: Array, betas: Array) -> tuple[Array, Solution]:
         """The free output of one example and its nudged states at betas [P]."""
+        params = net.spread(params)
         free = free_phase(net, params, x)
 
         def phase(beta: Array) -> Solution:
@@ -111,13 +114,14 @@ def value_and_grad(
         return output, solution if keep_states else replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
-        check_soft_labels(cost, y)
+        drawn_from = key if scheme == "random" else None
+        x, y = check_batch(net, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = nudges(scheme, points, x.shape[0], key, x.dtype)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
         if scheme == "holomorphic":
             params, x = as_complex((params, x))
-            check_analytic(net, params, x[0])
+            check_analytic(net, net.spread(params), x[0])
         run = estimate if phases == "together" or c.shape[1] == 1 else partial(_in_sequence, estimate)
         output, solution, grads = run(params, x, y, betas, c)
         output, grads = jax.tree.map(jnp.real, (output, grads))
@@ -128,11 +132,12 @@ def value_and_grad(
 
 def backprop_value_and_grad(net: Network, cost: Cost, *, argnums: Argnums = 0) -> ValueAndGrad:
     """The gradient of the mean cost of the free output by backpropagation, `jax.grad`, for comparison."""
+    check_model(net, cost)
     _check_argnums(argnums)
 
     def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         del key
-        check_soft_labels(cost, y)
+        x, y = check_batch(net, cost, params, x, y)
         both = partial(mean_cost, net, cost)
         (value, output), grads = jax.value_and_grad(both, argnums, has_aux=True)(params, x, y)
         return (value, Aux(output, None)), grads
@@ -163,6 +168,7 @@ def energy_gradient(
     """
 
     def surrogate(params: Params, x: Array) -> Array:
+        params = net.spread(params)
         states = (x, *map(lax.stop_gradient, h))
         total = jnp.zeros((), x.dtype)
         for k, eps in enumerate(errors, start=1):
