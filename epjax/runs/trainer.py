@@ -14,7 +14,7 @@ from epjax.training.accumulation import accumulate
 from epjax.training.checkpoint import Checkpoints, describe
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
-from epjax.diagnosis.examine import Diagnose
+from epjax.diagnosis.examine import Diagnose, attempt
 from epjax.training.step import Normalise, TrainState, initial_state, train_step
 from epjax.training.optimiser import cosine, sgd, warmed_up
 from epjax.training.evaluation import eval_step, evaluate
@@ -215,7 +215,7 @@ class Trainer:
         assert self.diagnose is not None
         params, images, y = jax.device_get((self.state.params, batch["image"], batch["label"]))
         key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.step)
-        report = self.diagnose(params, self.normalise(images[:DIAGNOSED]), y[:DIAGNOSED], key)
+        report = attempt(self.diagnose, params, self.normalise(images[:DIAGNOSED]), y[:DIAGNOSED], key)
         line = {"step": self.step, "epoch": self.plan.at(self.step)} | diagnosis_line(report)
         self.log.write(line | {"seconds": self._seconds()})
         if report.verdict != "good":
