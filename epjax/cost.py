@@ -1,4 +1,7 @@
-"""Costs C(h_L, y) of ONE example's output state h_L [classes]; y is a class index or a vector of class weights."""
+"""Costs C(h_L, y) of ONE example's output state h_L [classes]; y is a class index or a vector of class weights.
+
+Which of them it is, its shape decides (see `as_target`). A batch has y [B] or [B, classes].
+"""
 
 from collections.abc import Callable
 
@@ -11,15 +14,28 @@ Cost = Callable[[Array, Array], Array]
 
 
 def as_target(y: Array, num_classes: int, dtype: jnp.dtype) -> Array:
-    """y as a vector [classes]: one-hot for an integer class, itself for soft labels.
+    """y of one example as a vector [classes]: its shape says what it means, whatever its dtype.
 
-    Raises ValueError for soft labels of another length than the output.
+        []            a class index (a whole number of any dtype): one-hot, NaN where there is no such class
+        [classes]     class weights, themselves: soft labels, one-hot ones, a target
+        [1]           a class index, where there are more classes than one
+
+    Raises ValueError for another shape. NaN makes a cost that is not finite, which a training run notices.
     """
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        return jax.nn.one_hot(y, num_classes, dtype=dtype)
-    if y.shape != (num_classes,):
-        raise ValueError(f"soft labels y must have shape ({num_classes},) an example, got {y.shape}")
-    return y.astype(dtype)
+    y = jnp.asarray(y)
+    if y.shape == (num_classes,):
+        return y.astype(dtype)
+    if y.shape not in ((), (1,)):
+        what = f"soft labels y must have shape ({num_classes},) an example, and a class index none"
+        raise ValueError(f"{what}, got {y.shape}")
+    label = y.reshape(())
+    if jnp.issubdtype(label.dtype, jnp.floating):
+        exists = (label >= 0) & (label < num_classes) & (label == jnp.floor(label))
+    else:
+        label = label.astype(jnp.int32) if label.dtype.itemsize < 4 else label  # int8 does not count to 1,000
+        exists = (label >= 0) & (label < num_classes)
+    one_hot = jax.nn.one_hot(label.astype(jnp.int32), num_classes, dtype=dtype)
+    return jnp.where(exists, one_hot, jnp.asarray(jnp.nan, dtype))
 
 
 def smooth_labels(y: Array, num_classes: int, amount: float) -> Array:
@@ -34,13 +50,19 @@ def smooth_labels(y: Array, num_classes: int, amount: float) -> Array:
 
 def cross_entropy(h_L: Array, y: Array) -> Array:
     """C = - sum_c y_c log softmax(h_L)_c on the linear output."""
-    return -jnp.sum(as_target(y, h_L.shape[-1], h_L.dtype) * jax.nn.log_softmax(h_L))
+    return -jnp.sum(as_target(y, _classes(h_L), h_L.dtype) * jax.nn.log_softmax(h_L))
 
 
 def squared_error(h_L: Array, y: Array) -> Array:
     """C = 1/2 || h_L - y ||^2."""
-    d = h_L - as_target(y, h_L.shape[-1], h_L.dtype)
+    d = h_L - as_target(y, _classes(h_L), h_L.dtype)
     return 0.5 * jnp.sum(d * d)
+
+
+def _classes(h_L: Array) -> int:
+    if h_L.ndim != 1:
+        raise ValueError(f"the output must be one number a class, [classes], got shape {h_L.shape}: flatten or pool it")
+    return h_L.shape[0]
 
 
 def check_soft_labels(cost: Cost, y: Array) -> None:
@@ -48,14 +70,50 @@ def check_soft_labels(cost: Cost, y: Array) -> None:
 
     A check of values: inside `jax.jit` y has none yet, and this does nothing. Call it on a batch before a jitted step.
     """
-    if cost is not cross_entropy or isinstance(y, jax.core.Tracer) or not jnp.issubdtype(y.dtype, jnp.floating):
+    if cost is not cross_entropy or not _is_known(y) or not jnp.issubdtype(y.dtype, jnp.floating):
         return
+    _check_sums(y)
+
+
+def check_labels(cost: Cost, y: Array, num_classes: int) -> None:
+    """Raises ValueError unless y [B, ...] holds class indices or class weights for a network of `num_classes` outputs.
+
+    Shapes are always looked at, as `as_target` does; values where they are known: not inside `jax.jit`, where a label
+    that is no class makes the cost NaN. Call it on a batch before a jitted step.
+    """
+    if y.shape[1:] not in ((), (1,), (num_classes,)):
+        allowed = f"class indices [B] or class weights [B, {num_classes}]"
+        raise ValueError(f"y must be {allowed}, got {y.dtype} {list(y.shape)}")
+    if not _is_known(y):
+        return
+    if y.shape[1:] == (num_classes,):
+        if cost is cross_entropy:
+            _check_sums(y)
+        return _refuse(y, ~np.isfinite(np.asarray(y, np.float64)), "y must be finite")
+    values = np.asarray(y, np.float64)
+    wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
+    _refuse(y, wrong, f"y must hold class indices 0..{num_classes - 1}, whole numbers")
+
+
+def _check_sums(y: Array) -> None:
     sums = np.asarray(y, np.float64).sum(axis=-1)
-    wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * float(jnp.finfo(y.dtype).eps)))
+    rounding = float(jnp.finfo(y.dtype).eps) if jnp.issubdtype(y.dtype, jnp.floating) else 0.0
+    wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * rounding))
     if wrong.size:
         place = tuple(int(i) for i in wrong[0])
         where = f"y[{', '.join(map(str, place))}]" if place else "y"
         raise ValueError(f"soft labels must sum to one for cross_entropy, but {where} sums to {sums[place]:g}")
+
+
+def _refuse(y: Array, wrong: np.ndarray, sentence: str) -> None:
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{sentence}, got {np.asarray(y)[place]} at y[{', '.join(map(str, place))}]")
+
+
+def _is_known(y: Array) -> bool:
+    """Whether y has values, all of them here."""
+    return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)
 
 
 COSTS: dict[str, Cost] = {
@@ -68,6 +126,6 @@ COSTS: dict[str, Cost] = {
 def as_cost(cost: str | Cost) -> Cost:
     """The cost of that name, or the function itself. Raises ValueError for anything else."""
     known = COSTS.get(cost) if isinstance(cost, str) else cost
-    if not callable(known):
+    if not callable(known) or isinstance(known, type):
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, or a function of output and target, got {cost!r}")
     return known

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epjax.cost import Cost, as_cost, check_soft_labels
+from epjax.checks import check_batch, warn_of_projection
+from epjax.cost import Cost, as_cost
 from epjax.network import Network, Params
 from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
@@ -69,6 +70,8 @@ def value_and_grad(
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     _check_beta(beta)
     _check_argnums(argnums)
+    if isinstance(net, Network):
+        warn_of_projection(net, cost)
     method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
     system.check(plan, method, errors)
 
@@ -93,7 +96,8 @@ def value_and_grad(
         return (output, settled), solution if keep_states else replace(solution, h=None, errors=None), grads
 
     def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
-        check_soft_labels(cost, y)
+        drawn_from = key if plan.random_sign else None
+        x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
@@ -113,7 +117,16 @@ def exact_value_and_grad(net: Network | System, cost: Cost | str, *, argnums: Ar
     For a network, which is a predictive coding network, it is that of backpropagation.
     """
     _check_argnums(argnums)
-    return as_system(net).exact(as_cost(cost), argnums)
+    system, cost = as_system(net), as_cost(cost)
+    exact = system.exact(cost, argnums)
+
+    def value_and_grad(
+        params: Params, x: Array, y: Array, key: Array | None = None
+    ) -> tuple[tuple[Array, Aux], Params]:
+        x, y = check_batch(system, cost, params, x, y)
+        return exact(params, x, y, key)
+
+    return value_and_grad
 
 
 def backprop_value_and_grad(net: Network, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:

@@ -7,6 +7,7 @@ For a training loop that calls `jax.grad` or `jax.value_and_grad` on a loss: it 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -16,10 +17,12 @@ from flax import nnx
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
-from epjax.cost import Cost, check_soft_labels
+from epjax.checks import check_batch
+from epjax.cost import Cost, as_cost
 from epjax.estimator import value_and_grad
 from epjax.network import Network, Params
 from epjax.network.listed import from_flax
+from epjax.systems import as_system
 from epjax.systems.pcn.network import mean_cost
 
 Algorithm = Literal["ep", "bp"]
@@ -27,7 +30,7 @@ Algorithm = Literal["ep", "bp"]
 
 def ep_loss(
     net: Network | nn.Sequential | nnx.Sequential,
-    cost: Cost,
+    cost: Cost | str,
     *,
     algorithm: Algorithm = "ep",
     has_aux: bool = False,
@@ -44,40 +47,45 @@ def ep_loss(
 
     x [B, ...], y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
     `from_flax` takes it, and `params` are then its own: a linen model's ``model.init(...)["params"]``, or the nnx model
-    itself, under `nnx.grad`. Raises ValueError for an unknown algorithm and for a model without layers; the loss raises
-    TypeError where it is differentiated twice, in forward mode, or through the output beside it.
+    itself, under `nnx.grad`. Weights that the model ties have the sum over their places. Raises ValueError for an
+    unknown algorithm and for a model without layers, and where the loss is given what `check_batch` refuses; the loss
+    raises TypeError where it is differentiated twice, in forward mode, or through the output beside it.
     """
     if algorithm not in get_args(Algorithm):
         raise ValueError(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {algorithm!r}")
-    layers, by_layer = _layers(net)
-    value_and_grad(layers, cost, **options)  # refuses a wrong option for both algorithms
+    model = _model(net)
+    cost = as_cost(cost)
+    value_and_grad(model.net, cost, **options)  # refuses a wrong option for both algorithms
+    clamped = options.get("perturbation") == "clamp"
 
-    def free(params: Params, x: Array, y: Array, key: Array | None) -> Any:
+    def free(params: Params, held: Held, x: Array, y: Array, key: Array | None) -> Any:
         del key
-        value, output = mean_cost(layers, cost, params, x, y)
+        value, output = mean_cost(model.holding(held), cost, params, x, y)
         return (value, output) if has_aux else value
 
-    of_batch = free if algorithm == "bp" else _with_gradient(free, layers, cost, has_aux, options)
+    of_batch = free if algorithm == "bp" else _with_gradient(free, model, cost, has_aux, options)
 
     def loss(params: Any, x: Array, y: Array, key: Array | None = None) -> Any:
-        check_soft_labels(cost, y)
-        return of_batch(by_layer(params), x, y, key)
+        theta, held = model.split(params)
+        x, y = check_batch(as_system(model.net), cost, theta, x, y, clamped=clamped)
+        return of_batch(theta, held, x, y, key)
 
     return loss
 
 
 def _with_gradient(
-    free: Callable[..., Any], net: Network, cost: Cost, has_aux: bool, options: dict[str, Any]
+    free: Callable[..., Any], model: "_Model", cost: Cost, has_aux: bool, options: dict[str, Any]
 ) -> Callable[..., Any]:
     """`free`, the cost at the free state, whose reverse mode runs the nudged phase."""
     of_batch = jax.custom_vjp(free)
 
     def forward(*arguments: Any) -> tuple[Any, tuple[Params, Array | None, Array | None]]:
-        params, x, y, key = _once(jax.tree.map(lambda leaf: leaf.value, arguments))
-        estimate = value_and_grad(net, cost, argnums=(0, 1) if arguments[1].perturbed else (0,), **options)
+        params, held, x, y, key = _once(jax.tree.map(lambda leaf: leaf.value, arguments))
+        argnums = (0, 1) if arguments[2].perturbed else (0,)
+        estimate = value_and_grad(model.holding(held), cost, argnums=argnums, **options)
         (value, aux), grads = estimate(params, x, y, key)
         d_y = None
-        if arguments[2].perturbed:
+        if arguments[3].perturbed:
             d_y = jax.grad(lambda y: jnp.mean(jax.vmap(cost)(aux.output, y)))(y)
         d_params, d_x = grads if len(grads) == 2 else (*grads, None)
         return (value, aux.output) if has_aux else value, (d_params, d_x, d_y)
@@ -87,8 +95,10 @@ def _with_gradient(
         if has_aux and not isinstance(of_output, SymbolicZero):
             raise TypeError("the output that ep_loss gives beside the cost has no gradient: use the cost alone")
         if isinstance(of_value, SymbolicZero):
-            return None, None, None, None
-        return *jax.tree.map(lambda g: of_value.astype(g.dtype) * g, gradient), None
+            return None, None, None, None, None
+        scale = jnp.asarray(of_value)  # a number where a caller of jax.vjp gives one
+        d_params, d_x, d_y = jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradient)
+        return d_params, None, d_x, d_y, None
 
     of_batch.defvjp(forward, backward, symbolic_zeros=True)
     return of_batch
@@ -106,18 +116,47 @@ def _twice(primals: tuple[Any], tangents: tuple[Any]) -> Any:
     raise TypeError("ep_loss has no second derivatives: EP estimates the first, and algorithm='bp' has both")
 
 
-def _layers(model: Any) -> tuple[Network, Callable[[Any], Params]]:
-    """The network, and its parameters, one entry a layer, from the model's own."""
+Held = tuple[Any, ...]
+"""What an nnx model holds beside its parameters, one state a module: statistics, counters, keys."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model as a network, and how its own parameters become one entry a layer and what it holds."""
+
+    net: Network
+    split: Callable[[Any], tuple[Params, Held]]
+    rebuild: Callable[[Held], Network]
+
+    def holding(self, held: Held) -> Network:
+        """The network with what the model holds now, which may be other than it was."""
+        return self.rebuild(held) if jax.tree.leaves(held) else self.net
+
+
+def _model(model: Any) -> _Model:
     if isinstance(model, Network):
-        return model, lambda params: params
+        return _Model(model, lambda params: (params, ()), lambda held: model)
     if not isinstance(model, nn.Sequential | nnx.Sequential):
         allowed = "an epjax.Network or a flax Sequential, whose layers can be told apart"
         raise ValueError(f"net must be {allowed}, got {type(model).__name__}")
     net = from_flax(model)
     places = [i for i, module in enumerate(model.layers) if isinstance(module, nn.Module | nnx.Module)]
-    split = _of_linen if isinstance(model, nn.Sequential) else _of_nnx
     without: Params = ({},) * (len(net) - len(places))  # functions after the last module are a layer of their own
-    return net, lambda params: (*split(params, places), *without)
+    if isinstance(model, nn.Sequential):
+        return _Model(net, lambda params: ((*_of_linen(params, places), *without), ()), lambda held: net)
+    listed = list(model.layers)
+    parts: list[Any] = [nnx.split(listed[i], nnx.Param, ...) for i in places]
+
+    def split(params: Any) -> tuple[Params, Held]:
+        theta, held = _of_nnx(params, len(listed), places, [graph for graph, _, _ in parts])
+        return (*theta, *without), held
+
+    def rebuild(held: Held) -> Network:
+        modules = [nnx.merge(graph, theta, rest) for (graph, theta, _), rest in zip(parts, held, strict=True)]
+        at = dict(zip(places, modules, strict=True))
+        return from_flax([at.get(i, function) for i, function in enumerate(listed)])
+
+    return _Model(net, split, rebuild)
 
 
 def _of_linen(params: Any, places: list[int]) -> list[Any]:
@@ -127,7 +166,14 @@ def _of_linen(params: Any, places: list[int]) -> list[Any]:
     return [params.get(f"layers_{i}", {}) for i in places]
 
 
-def _of_nnx(params: Any, places: list[int]) -> list[Any]:
+def _of_nnx(params: Any, length: int, places: list[int], graphs: list[Any]) -> tuple[list[Any], Held]:
+    """Parameters and what else is held, one each a module. Raises ValueError for another model than at the start."""
     if not isinstance(params, nnx.Sequential):
         raise ValueError(f"params must be the nnx.Sequential itself, got {type(params).__name__}")
-    return [nnx.state(params.layers[i], nnx.Param) for i in places]
+    found: list[Any] = [nnx.split(params.layers[i], nnx.Param, ...) for i in places if i < len(params.layers)]
+    if len(params.layers) != length or [graph for graph, _, _ in found] != graphs:
+        raise ValueError(
+            "params must be the nnx.Sequential that ep_loss was given, unchanged but for the values it holds: "
+            "make the loss anew after train(), eval() or another change"
+        )
+    return [theta for _, theta, _ in found], tuple(rest for _, _, rest in found)

@@ -4,6 +4,7 @@ Catches a verdict that names the wrong fault or finds one where there is none, a
 and numbers that are not those of the gradient.
 """
 
+import re
 import warnings
 from functools import partial
 
@@ -15,8 +16,10 @@ import pytest
 from PIL import Image
 
 import epjax
+from epjax.diagnosis import attempt, diagnoser
 from epjax.diagnosis.kinks import switches
 from epjax.network.drive import Conv
+from epjax.runs.metrics import diagnosis_line
 
 NET = epjax.models.mlp([12] * 3 + [4], gain=2.0)
 
@@ -68,6 +71,64 @@ def test_a_fault_is_named(batch, options, verdict):
         assert max(layer.crossings for layer in report.layers) > 0.05
     if verdict == "drowned in rounding":
         assert report.layers[0].error < 10 * report.rounding
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def first_weight(params, value):
+    return (params[0] | {"kernel": params[0]["kernel"].at[0, 0].set(value)}, *params[1:])
+
+
+NO_DIRECTION = {
+    "dead units": (lambda p, x, y: (jax.tree.map(jnp.zeros_like, p), 0 * x, y), "no gradient", "is zero, .*dead units"),
+    "a parameter is NaN": (lambda p, x, y: (first_weight(p, NAN), x, y), "not finite", "for params hold numbers"),
+    "x is infinite": (lambda p, x, y: (p, x.at[2, 3].set(INF), y), "not finite", "for x hold numbers"),
+    "overflow": (lambda p, x, y: (first_weight(p, 3e38), 1e3 * x, y), "not finite", "overflows"),
+}
+
+
+@pytest.mark.parametrize(("change", "verdict", "advice"), NO_DIRECTION.values(), ids=NO_DIRECTION)
+def test_a_gradient_without_direction_is_a_verdict(batch, change, verdict, advice, tmp_path):
+    """Text, picture and JSON line are there all the same; NumPy says nothing."""
+    params, x, y = change(*batch)
+    flat = (lambda h, y: 0.0 * h[0]) if verdict == "no gradient" else epjax.cost.cross_entropy
+    report = epjax.diagnose(NET, params, x, y, cost=flat, beta=1e-3)
+    assert report.verdict == verdict, report
+    assert re.search(advice, report.advice)
+    assert np.isnan(report.cosine)
+    assert str(report).startswith(f"{verdict}: backpropagation's gradient is")
+    report.draw(tmp_path / "report.png")
+    assert diagnosis_line(report)["verdict"] == verdict
+
+
+def test_one_dead_layer_is_no_fault(batch):
+    """A layer whose gradient vanishes has no cosine; the others have."""
+    params = (*batch[0][:-1], batch[0][-1] | {"kernel": jnp.zeros((12, 4))})
+    report = epjax.diagnose(NET, params, *batch[1:], beta=1e-3)
+    assert report.verdict == "good"
+    assert [layer.cosine is None for layer in report.layers] == [True, True, True, False]
+
+
+def test_ep_that_overflows_where_backpropagation_does_not(batch):
+    params, x, y = batch
+    report = epjax.diagnose(NET, params, 1e4 * x, y, cost=epjax.cost.squared_error, beta=1e38)
+    assert report.verdict == "not finite"
+    assert report.advice.startswith("EP's gradient is not finite and backpropagation's is, at beta 1e+38")
+
+
+def test_a_diagnosis_never_ends_a_run(batch):
+    """Neither by its arguments nor by what the machine says."""
+
+    def out_of_memory(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore lines")
+
+    report = attempt(out_of_memory, *batch)
+    assert (report.verdict, report.advice) == ("not done", "RESOURCE_EXHAUSTED: 3 GiB")
+    assert diagnosis_line(report)["verdict"] == "not done"
+    assert len(str(report).splitlines()) == 6
+    params, x, y = batch
+    assert "class indices 0..3" in attempt(diagnoser(NET), params, x, y + 3, None).advice
 
 
 def test_bad_input_is_one_sentence(batch):

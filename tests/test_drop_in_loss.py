@@ -162,6 +162,49 @@ def test_optax_clips_and_accumulates(batch):
     np.testing.assert_allclose(optax.tree.norm(updates), 0.05, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cotangent", [2.0, np.float32(2.0), np.full((), 2.0, np.float32)])
+@pytest.mark.parametrize("has_aux", [False, True])
+def test_a_cotangent_may_be_a_number(batch, cotangent, has_aux):
+    params, x, y = batch
+    pull = jax.vjp(lambda p: loss_of(has_aux=has_aux)(p, x, y), params, has_aux=has_aux)[1]
+    same(pull(cotangent)[0], jax.tree.map(lambda g: 2 * g, reference(batch)[2]), 1e-6)
+
+
+SOLVERS = {
+    "lbfgs": optax.lbfgs(),
+    "backtracking": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15, store_grad=True)),
+    "zoom": optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(15)),
+    "polyak": optax.polyak_sgd(),
+}
+
+
+@pytest.mark.usefixtures("usual_promotion")
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_solvers_of_optax_run(batch, name):
+    """Value and gradient of the same free state: the value that a search has found is the next step's, to the bit."""
+    params, x, y = batch
+    solver = SOLVERS[name]
+
+    def value(p):
+        return loss_of()(p, x, y)
+
+    from_state = jax.value_and_grad(value) if name == "polyak" else optax.value_and_grad_from_state(value)
+
+    @jax.jit
+    def step(params, state):
+        cost, grads = from_state(params) if name == "polyak" else from_state(params, state=state)
+        again, fresh = jax.value_and_grad(value)(params)
+        updates, state = solver.update(grads, state, params, value=cost, grad=grads, value_fn=value)
+        return optax.apply_updates(params, updates), state, ((cost, grads), (again, fresh))
+
+    state, costs = solver.init(params), []
+    for _ in range(6):
+        params, state, (found, fresh) = step(params, state)
+        same(found, fresh, 1e-6)
+        costs.append(float(found[0]))
+    assert costs[-1] < 0.8 * costs[0]
+
+
 @pytest.mark.parametrize(
     ("misuse", "message"),
     [

@@ -1,6 +1,6 @@
 """What ails an EP gradient."""
 
-from epjax.diagnosis.examine import diagnose, diagnoser
+from epjax.diagnosis.examine import attempt, diagnose, diagnoser
 from epjax.diagnosis.report import Diagnosis, LayerReport
 
-__all__ = ["Diagnosis", "LayerReport", "diagnose", "diagnoser"]
+__all__ = ["Diagnosis", "LayerReport", "attempt", "diagnose", "diagnoser"]

@@ -7,7 +7,8 @@
     residual     of the state before every iteration and after the last, a mean over examples and phases
 
 Where the gradient is off, the fault is found by trial: the gradient is taken again at beta / 10, at 10 beta and with
-more iterations, and what brings it nearer to backpropagation's is what was wrong.
+more iterations, and what brings it nearer to backpropagation's is what was wrong. A gradient that vanishes or is not
+finite has no direction to compare: it gets a verdict of its own.
 """
 
 from collections.abc import Callable
@@ -20,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from epjax.checks import check_batch
 from epjax.cost import Cost, cross_entropy
 from epjax.diagnosis.kinks import switches
 from epjax.diagnosis.report import WHOLE, WORST, Diagnosis, LayerReport, Verdict
 from epjax.estimator import backprop_value_and_grad, value_and_grad
 from epjax.network import Network, Params
+from epjax.systems import as_system
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.pcn.traversal import Async, Sync
 from epjax.systems.solution import Solution
@@ -40,7 +43,8 @@ def diagnose(
     """What an EP gradient of a batch is worth, and what to change: `options` as in `diagnoser`.
 
     x [B, ...], y [B] or [B, classes]; a few dozen examples are enough. Costs a gradient by EP and one by
-    backpropagation, and where the verdict is not "good" three more by EP.
+    backpropagation, and where the verdict is not "good" three more by EP. Raises ValueError for what `value_and_grad`
+    refuses; a gradient that vanishes or is not finite is a verdict.
     """
     return diagnoser(net, **options)(params, x, y, key)
 
@@ -67,9 +71,11 @@ def diagnoser(
         return grads, _errors_and_crossings(net, params, x, aux.solution), _residuals(aux.solution)
 
     def run(params: Params, x: Array, y: Array, key: Array | None = None) -> Diagnosis:
+        x, y = check_batch(as_system(net), cost, params, x, y)
         exact = jax.device_get(bp(params, x, y, None)[1])
 
         def at(strength: float, method: Method) -> tuple[list[np.ndarray], Any, Any]:
+            strength = min(strength, float(jnp.finfo(x.dtype).max))
             grads, *seen = jax.device_get(ep(method, jnp.asarray(strength, x.dtype), params, x, y, key))
             return [_sums(g, b) for g, b in zip(grads, exact, strict=True)], *seen
 
@@ -78,12 +84,40 @@ def diagnoser(
         whole = _compare(np.sum(sums, axis=0))
         found = [LayerReport(*g, *map(float, seen)) for g, seen in zip(gradients, layers, strict=True)]
         rounding = float(jnp.finfo(x.dtype).eps)
-        known = beta, whole[0] or 0.0, whole[1] or 0.0, tuple(found), tuple(map(float, residuals)), rounding
-        report = Diagnosis("good", "", *known)
-        verdict, advice = _judge(report, _distance(sums), lambda *trial: _distance(at(*trial)[0]), method)
-        return replace(report, verdict=verdict, advice=advice)
+        cosine, ratio = (np.nan if v is None else v for v in whole)
+        report = Diagnosis("good", "", beta, cosine, ratio, tuple(found), tuple(map(float, residuals)), rounding)
+        verdict = _without_direction(exact, params=params, x=x)
+        if verdict is None:
+            verdict = _judge(report, _distance(sums), lambda *trial: _distance(at(*trial)[0]), method)
+        return replace(report, verdict=verdict[0], advice=verdict[1])
 
     return run
+
+
+def attempt(diagnose: Diagnose, params: Params, *batch: Any) -> Diagnosis:
+    """A diagnosis that never ends the run which asked for it: what goes wrong, memory too, is verdict "not done"."""
+    try:
+        return diagnose(params, *batch)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        layers = (LayerReport(None, None, np.nan, np.nan),) * len(params)
+        return Diagnosis("not done", reason, np.nan, np.nan, np.nan, layers, (np.nan,), np.nan)
+
+
+def _without_direction(exact: Any, **given: Any) -> tuple[Verdict, str] | None:
+    """Verdict and advice where backpropagation's gradient vanishes or is not finite."""
+    if not _all_finite(exact):
+        wrong = [name for name, tree in given.items() if not _all_finite(jax.device_get(tree))]
+        cause = f"{' and '.join(wrong)} hold numbers that are not" if wrong else "the cost or an activation overflows"
+        return "not finite", f"backpropagation's gradient is not finite, for {cause}"
+    if not any(np.any(leaf) for leaf in jax.tree.leaves(exact)):
+        what = "no layer has parameters" if not jax.tree.leaves(exact) else "the cost does not depend on the parameters"
+        return "no gradient", f"backpropagation's gradient is zero, for {what} here: look for dead units or a flat cost"
+    return None
+
+
+def _all_finite(tree: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(tree))
 
 
 def _judge(
@@ -91,7 +125,7 @@ def _judge(
 ) -> tuple[Verdict, str]:
     """Verdict and advice."""
     where = f"cosine {report.cosine:.4f}, worst layer {report.worst} at {report.worst_cosine:.4f}"
-    if report.cosine >= WHOLE and report.worst_cosine >= WORST:
+    if np.isfinite(distance) and report.cosine >= WHOLE and report.worst_cosine >= WORST:
         return "good", f"the gradient points where backpropagation's does ({where})"
     beta, more = report.beta, _more(method, len(report.layers))
     residual = report.residuals[-1]
@@ -102,6 +136,8 @@ def _judge(
     }
     verdict = min(trials, key=lambda name: trials[name][0])
     nearer, advice = trials[verdict]
+    if not np.isfinite(min(nearer, distance)):
+        return "not finite", f"EP's gradient is not finite and backpropagation's is, at beta {beta:g} and near it"
     if not nearer < 0.8 * distance:  # nothing helps
         verdict, advice = "not settled", trials["not settled"][1]
     return verdict, f"{advice} ({where})"
@@ -118,6 +154,7 @@ def _errors_and_crossings(net: Network, params: Params, x: Array, nudged: Soluti
     """||eps_k|| / ||h_k|| and the share of switches that changed, for each layer."""
     assert nudged.h is not None
     assert nudged.errors is not None
+    params = net.spread(params)
     free = jax.vmap(partial(net.forward, params))(x)
     h = tuple(jnp.real(h_k) for h_k in nudged.h)
     found = []
@@ -160,14 +197,15 @@ def _norm(v: Array) -> Array:
 def _sums(g: Any, b: Any) -> np.ndarray:
     """<g, b>, ||g||^2, ||b||^2, ||g - b||^2 in float64."""
     total = np.zeros(4)
-    for one, other in zip(jax.tree.leaves(g), jax.tree.leaves(b), strict=True):
-        one, other = (np.asarray(v, np.float64).ravel() for v in (one, other))
-        total += (one @ other, one @ one, other @ other, (one - other) @ (one - other))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen in the sums
+        for one, other in zip(jax.tree.leaves(g), jax.tree.leaves(b), strict=True):
+            one, other = (np.asarray(v, np.float64).ravel() for v in (one, other))
+            total += (one @ other, one @ one, other @ other, (one - other) @ (one - other))
     return total
 
 
 def _compare(sums: np.ndarray) -> tuple[float | None, float | None]:
-    """Cosine and norm ratio; None where backpropagation's gradient vanishes."""
+    """Cosine and norm ratio; None where backpropagation's gradient vanishes or is not finite."""
     inner, gg, bb, _ = (float(v) for v in sums)
     if not 0 < bb < np.inf:
         return None, None
@@ -178,5 +216,5 @@ def _compare(sums: np.ndarray) -> tuple[float | None, float | None]:
 
 def _distance(sums: list[np.ndarray]) -> float:
     """The worst layer's ||g - b|| / ||b||."""
-    found = [(s[3] / s[2]) ** 0.5 for s in sums if s[2] > 0]
-    return float(np.max(found)) if np.all(np.isfinite(found)) else np.inf
+    found = [(float(s[3]) / float(s[2])) ** 0.5 for s in sums if s[2] > 0]
+    return max(found) if found and np.all(np.isfinite(sums)) else np.inf

@@ -117,7 +117,7 @@ def _errors(axes: Axes, report: Report) -> None:
 
 
 def _kinks(axes: Axes, report: Report) -> None:
-    shares = [100 * layer.crossings for layer in report.layers]
+    shares = [100 * layer.crossings if math.isfinite(layer.crossings) else 0.0 for layer in report.layers]
     axes.bar(range(1, len(shares) + 1), shares, color=BLUE, width=0.6)
     axes.set_ylim(0, max(1.0, 1.1 * max(shares)))
     _dress(axes, "gates and routes that changed (%)")

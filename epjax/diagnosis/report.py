@@ -6,7 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-Verdict = Literal["good", "beta too large", "drowned in rounding", "not settled"]
+Verdict = Literal[
+    "good", "beta too large", "drowned in rounding", "not settled", "no gradient", "not finite", "not done"
+]
+"""The last three: backpropagation's gradient vanishes, one of them is not finite, the diagnosis itself went wrong."""
 
 
 WHOLE, WORST = 0.99, 0.95
@@ -25,7 +28,10 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was seen. `rounding` is the relative size of one rounding of a state; `advice` is one sentence."""
+    """What was seen. `rounding` is the relative size of one rounding of a state; `advice` is one sentence.
+
+    Numbers that there are none of, such as the cosine with a gradient that vanishes, are NaN.
+    """
 
     verdict: Verdict
     advice: str
@@ -45,7 +51,8 @@ class Diagnosis:
     @property
     def worst_cosine(self) -> float:
         """The least cosine of a layer."""
-        return self.layers[self.worst - 1].cosine or 0.0
+        cosine = self.layers[self.worst - 1].cosine
+        return np.nan if cosine is None else cosine
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.advice}", "layer  cosine    norm ratio  error / state  switches crossed"]

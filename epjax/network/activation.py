@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,23 @@ gelu = Activation("gelu", jax.nn.gelu)
 silu = Activation("silu", jax.nn.silu)
 
 ACTIVATIONS = {f.name: f for f in (identity, relu, unit, hard_tanh, tanh, sigmoid, softplus, gelu, silu)}
+
+
+def as_activation(given: Any) -> Activation:
+    """An activation by itself, by its name or by its function: `relu`, "relu" and `jax.nn.relu` are the same.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(given, Activation):
+        return given
+    names = {jax.nn.identity: "identity", jax.lax.tanh: "tanh"} | {f.phi: name for name, f in ACTIVATIONS.items()}
+    name = given if isinstance(given, str) else names.get(given) if callable(given) else None
+    found = ACTIVATIONS.get(name or "")
+    if found is None:
+        what = repr(given) if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+        allowed = f"an Activation, or {', '.join(ACTIVATIONS)} by name or by function"
+        raise ValueError(f"activation must be {allowed}, got {what}: Activation('name', f) takes another smooth f")
+    return found
 
 
 def check_update(update: str, activations: tuple[Activation, ...]) -> None:

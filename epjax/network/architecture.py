@@ -1,7 +1,8 @@
 """Networks: a drive and an activation a layer, skip connections, the free phase. Layers count from 1; h_0 = x."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from epjax.network.activation import Activation, relu
+from epjax.network.activation import Activation, as_activation, relu
+from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature
 from epjax.network.modules import Drive, Refused, as_drive
 from epjax.network.precision import Precision, at_precision, check_precision
+from epjax.network.ties import Tie, own, spread, ties
 
 Params = tuple[Any, ...]
 """One pytree of parameters a layer, float32 unless the caller casts it."""
@@ -27,8 +30,9 @@ States = tuple[Array, ...]
 class Layer:
     """f_k = phi(a_k) with a_k = drive(h_{k-1}, *[h_s for s in skips]).
 
-    `drive` is any flax module, linen or nnx, that is a function of one example (see `epjax.network.modules`). `skips`
-    are the earlier layers (0 is the input) whose states it takes after h_{k-1}. Raises ValueError for anything else.
+    `drive` is any flax module, linen or nnx, that is a function of one example (see `epjax.network.modules`);
+    `activation` an `Activation`, or one of the library's by its name or its function (`jax.nn.relu`). `skips` are the
+    earlier layers (0 is the input) whose states it takes after h_{k-1}. Raises ValueError for anything else.
     """
 
     drive: nn.Module | nnx.Module | Drive
@@ -36,6 +40,10 @@ class Layer:
     skips: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", as_activation(self.activation))
+        if not isinstance(self.skips, Sequence) or not all(type(s) is int for s in self.skips):
+            raise ValueError(f"skips must be numbers of earlier layers, such as (0, 2), got {self.skips!r}")
+        object.__setattr__(self, "skips", tuple(self.skips))
         _ = self.function  # an nnx module is taken as it is now
 
     @cached_property
@@ -48,20 +56,23 @@ class Layer:
 class Network:
     """A predictive coding network: f_k = phi_k(drive_k(theta_k, h_{k-1}, skips)), k = 1..L.
 
-    `precision` is that of the products in every drive (see `epjax.network.precision`). Raises ValueError for an empty
-    network, a skip that does not come from an earlier layer, or an unknown precision.
+    `precision` is that of the products in every drive (see `epjax.network.precision`). A flax module, or an nnx
+    parameter, that stands in several layers is one: `ties` names the places, and the parameters hold it once, at the
+    first (see `epjax.network.ties`). Raises ValueError for an empty network, what is no `Layer`, a skip that does not
+    come from an earlier layer, parts of a module that cannot be tied, or an unknown precision.
     """
 
     layers: tuple[Layer, ...]
     precision: Precision = "float32"
+    ties: tuple[Tie, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if not self.layers:
-            raise ValueError("layers must hold at least one Layer, got none")
+        object.__setattr__(self, "layers", _layers(self.layers))
         for k, layer in enumerate(self.layers, start=1):
             if any(not 0 <= s <= k - 2 for s in layer.skips):
                 raise ValueError(f"skips of layer {k} must lie in 0..{k - 2}, got {layer.skips}")
+        object.__setattr__(self, "ties", ties([layer.function for layer in self.layers]))
 
     def __len__(self) -> int:
         """L, the number of layers."""
@@ -85,43 +96,110 @@ class Network:
         An nnx module gives the parameters that it holds. Raises ValueError, before anything is compiled, naming the
         layer whose module refuses what the layer below gives it, mixes examples, draws random numbers or keeps state.
         """
-        params: list[Any] = []
+        params: Params = ()
         h = [jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)]
         for k, layer in enumerate(self.layers, start=1):
             inputs = [h[j] for j in self.sources(k)]
-            try:
-                params.append(layer.function.init(jax.random.fold_in(key, k), *inputs))
-                h.append(jax.eval_shape(lambda p, *i, k=k: self.predict(p, k, *i), params[-1], *inputs))
-            except Refused as error:
-                raise ValueError(f"layer {k} ({layer.function.name}) {error}") from None
-            except Exception as error:
-                shapes = " and ".join(
-                    f"{v.shape} of {_source(j)}" for j, v in zip(self.sources(k), inputs, strict=True)
-                )
-                raise ValueError(f"layer {k} ({layer.function.name}) refuses {shapes}: {_sentence(error)}") from error
+            with self._named(k, inputs):
+                theta = layer.function.init(jax.random.fold_in(key, k), *inputs)
+                params = (*params, own(self.ties, k, theta))
+                h.append(self._shape(self.spread(params)[-1], k, *inputs))
             if 0 in h[-1].shape:
                 raise ValueError(f"input_shape {tuple(input_shape)} is too small: layer {k} gives shape {h[-1].shape}")
-            if h[-1].dtype != jnp.float32:
-                raise ValueError(
-                    f"layer {k} ({layer.function.name}) gives {h[-1].dtype}, but states are float32: "
-                    f"leave the module's dtype alone and set the network's precision"
-                )
-        return tuple(params)
+        self._checked[signature(params, h[0])] = h[-1]
+        return params
+
+    def check(self, params: Params, x: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The output's shape; ValueError for what `init` refuses and for parameters that are not as it gives them.
+
+        x [...] is ONE example; only shapes and dtypes are looked at, once for each kind of them.
+        """
+        kind = signature(params, x)
+        if kind in self._checked:
+            return self._checked[kind]
+        check_parameters(params, len(self))
+        spread = self.spread(params)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        h = [jax.ShapeDtypeStruct(x.shape, x.dtype)]
+        for k, layer in enumerate(self.layers, start=1):
+            inputs = [h[j] for j in self.sources(k)]
+            with self._named(k, inputs):
+                drawn = [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in inputs]  # as `init` has them
+                expected = jax.eval_shape(lambda key, f=layer.function, drawn=drawn: f.init(key, *drawn), key)
+                check_parameters_of(expected, spread[k - 1])
+                h.append(self._shape(spread[k - 1], k, *inputs))
+            if 0 in h[-1].shape:
+                raise ValueError(f"x {x.shape} is too small: layer {k} gives shape {h[-1].shape}")
+        self._checked[kind] = h[-1]
+        return h[-1]
+
+    def spread(self, params: Params) -> Params:
+        """The parameters with what layers share in all of its places; of params that have it already, the same."""
+        return spread(self.ties, params)
+
+    def first_time(self, what: str) -> bool:
+        """Whether this is asked for the first time: a warning is given once."""
+        seen = what in self._told
+        self._told.add(what)
+        return not seen
+
+    @cached_property
+    def _checked(self) -> dict[Any, jax.ShapeDtypeStruct]:
+        """The kinds of parameters and input that were found sound, with the output's shape."""
+        return {}
+
+    @cached_property
+    def _told(self) -> set[str]:
+        return set()
+
+    def _shape(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape: jax.ShapeDtypeStruct = jax.eval_shape(lambda p, *i: self.predict(p, k, *i), theta_k, *inputs)
+        return shape
+
+    @contextmanager
+    def _named(self, k: int, inputs: Sequence[jax.ShapeDtypeStruct]) -> Iterator[None]:
+        """What goes wrong within is said of layer k."""
+        layer = f"layer {k} ({self.layers[k - 1].function.name})"
+        try:
+            yield
+        except Refused as error:
+            raise ValueError(f"{layer} {error}") from None
+        except Exception as error:
+            shapes = " and ".join(f"{v.shape} of {_source(j)}" for j, v in zip(self.sources(k), inputs, strict=True))
+            raise ValueError(f"{layer} refuses {shapes}: {_sentence(error)}") from error
 
     def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
-        """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example."""
-        return at_precision(self.precision, self.layers[k - 1].function.apply, theta_k, *inputs)
+        """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example, in the dtype of the states."""
+        a = at_precision(self.precision, self.layers[k - 1].function.apply, theta_k, *inputs)
+        return as_state(a, inputs[0].dtype)
 
     def predict(self, theta_k: Any, k: int, *inputs: Array) -> Array:
         """f_k = phi_k(a_k) of one example."""
         return self.activation(k)(self.drive(theta_k, k, *inputs))
 
     def forward(self, params: Params, x: Array) -> States:
-        """The free phase, h_k = f_k(h_{k-1}) for k = 1..L: every state of ONE example; vmap for a batch."""
-        h = [x]
+        """The free phase, h_k = f_k(h_{k-1}) for k = 1..L: every state of ONE example; vmap for a batch.
+
+        Raises ValueError as `check` does, and for a batch where one example is meant.
+        """
+        x = one_example(self.check, params, x)
+        params, h = self.spread(params), [x]
         for k in range(1, len(self) + 1):
             h.append(self.predict(params[k - 1], k, *(h[j] for j in self.sources(k))))
         return tuple(h[1:])
+
+
+def _layers(given: Any) -> tuple[Layer, ...]:
+    """The layers as a tuple."""
+    if isinstance(given, Layer) or not isinstance(given, Sequence):
+        raise ValueError(f"layers must be a tuple of Layers, got {type(given).__name__}")
+    if not given:
+        raise ValueError("layers must hold at least one Layer, got none")
+    for i, layer in enumerate(given):
+        if not isinstance(layer, Layer):
+            what = type(layer).__name__
+            raise ValueError(f"layers[{i}] must be a Layer, got {what}: epjax.from_flax takes modules and functions")
+    return tuple(given)
 
 
 def _source(j: int) -> str:

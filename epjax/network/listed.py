@@ -1,6 +1,7 @@
 """A list of flax modules as a network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,8 @@ from flax import nnx
 
 from epjax.network.activation import ACTIVATIONS, Activation, identity
 from epjax.network.architecture import Layer, Network
-from epjax.network.modules import Function, Joined, Plain, as_drive
+from epjax.network.drive import OneExample
+from epjax.network.modules import BatchOfOne, Drive, Function, Joined, Kept, Linen, Plain, as_drive
 from epjax.network.precision import Precision
 
 
@@ -23,16 +25,18 @@ def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precis
       left after the last module is a layer of its own without parameters.
 
     Parameters are one entry a layer: a linen module's `params`, or an nnx module's `nnx.State`. The free phase is the
-    forward pass of the list. A `Sequential` stands for its list. Raises ValueError for what is no module or function.
+    forward pass of the list. A `Sequential` stands for its list; a bound linen one brings the statistics that it holds.
+    A module that is listed twice is one, and its parameters are held once (see `epjax.network.ties`). Raises ValueError
+    for what is no module or function.
     """
-    listed = modules.layers if isinstance(modules, nn.Sequential | nnx.Sequential) else modules
+    listed, drive_of = _listed(modules)
     drives: list[Joined] = []
     activations: list[Activation] = []
     waiting: tuple[Function, ...] = ()
     is_open = False
     for place, module in enumerate(listed):
         if isinstance(module, nn.Module | nnx.Module):
-            drives.append(Joined(as_drive(module), before=waiting))
+            drives.append(Joined(drive_of(module), before=waiting))
             activations.append(identity)
             waiting, is_open = (), True
         elif not callable(module) or isinstance(module, type):
@@ -48,6 +52,28 @@ def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precis
         activations.append(identity)
     layers = (Layer(drive, activation) for drive, activation in zip(drives, activations, strict=True))
     return Network(tuple(layers), precision)
+
+
+def _listed(modules: Any) -> tuple[Sequence[Any], Callable[[Any], Drive]]:
+    """The list, and how a module of it becomes a drive."""
+    if isinstance(modules, nn.Sequential) and modules.scope is not None:
+        model, variables = modules.unbind()
+        return model.layers, partial(_of_bound, model.layers, variables)
+    listed = modules.layers if isinstance(modules, nn.Sequential | nnx.Sequential) else modules
+    if not isinstance(listed, Sequence | nnx.List):
+        what = type(listed).__name__
+        raise ValueError(f"modules must be a list of flax modules and functions, or a Sequential, got {what}")
+    if not listed:
+        raise ValueError("modules must hold at least one module or function, got none")
+    return listed, as_drive
+
+
+def _of_bound(listed: Sequence[Any], variables: Mapping[str, Mapping[str, Any]], module: Any) -> Drive:
+    """A module of a bound linen Sequential, which keeps the variables of its layers as `layers_0`, `layers_1`, ..."""
+    name = f"layers_{next(i for i, other in enumerate(listed) if other is module)}"
+    kept = {kind: held[name] for kind, held in variables.items() if kind != "params" and name in held}
+    linen = Linen(module, Kept(module, kept) if kept else None)
+    return linen if isinstance(module, OneExample) else BatchOfOne(linen)
 
 
 def _projection(function: Function) -> Activation | None:

@@ -4,13 +4,17 @@ A module sees a batch of one, h[None], and its result loses that axis again, so 
 [B, ...] computes what it computes anywhere else: GroupNorm normalises an example, `x.reshape((x.shape[0], -1))`
 flattens one. A module that looks beyond its example, draws random numbers or changes when it is called is no
 function f_k of the state below: it has no energy, and is refused.
+
+What a module keeps and never changes, such as the statistics of a BatchNorm in evaluation, is a part of the function.
+An nnx module brings it along; a linen module does once it is bound: `module.bind({"params": ..., "batch_stats": ...})`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+import flax.core
 import flax.errors
 import flax.linen as nn
 import jax
@@ -49,7 +53,7 @@ def mixes(where: str) -> Refused:
     """BatchNorm and its like."""
     return Refused(
         f"mixes the examples of a batch ({where}), so that F is no sum over examples: use GroupNorm or LayerNorm, or "
-        f"an nnx module that was told to eval()"
+        f"an nnx module that was told to eval(), or use_running_average=True and a bound linen module"
     )
 
 
@@ -66,11 +70,36 @@ def keeps_state(where: str) -> Refused:
     return Refused(f"keeps mutable state ({where}): a drive must be a function of its input and its parameters alone")
 
 
+def unbound(where: str) -> Refused:
+    """A linen module whose running averages stayed behind."""
+    return Refused(
+        f"needs {where}, which is no parameter: give the module with its variables, "
+        f"module.bind({{'params': ..., '{where.split('/')[0]}': ...}})"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A bound linen module and the collections beside its `params`: what it reads and never writes."""
+
+    of: nn.Module
+    variables: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Linen:
     """A linen module; theta is its `params` collection."""
 
     module: nn.Module
+    kept: Kept | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Linen":
+        """Of a module, or of a bound one with what it holds beside its parameters."""
+        if module.scope is None:
+            return cls(module)
+        free, variables = module.unbind()
+        return cls(free, Kept(module, {name: held for name, held in variables.items() if name != "params"}))
 
     @property
     def name(self) -> str:
@@ -80,21 +109,32 @@ class Linen:
     def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
         """Theta drawn from `key`."""
         variables = self.module.lazy_init(key, *inputs)
-        for collection in sorted(set(variables) - {"params"}):
-            path = jax.tree_util.tree_flatten_with_path(variables[collection])[0][0][0]
-            where = "/".join([collection, *(part.key for part in path)])
-            raise mixes(where) if collection == "batch_stats" else keeps_state(where)
         theta = variables.get("params", {})
-        try:
-            jax.eval_shape(self.apply, theta, *inputs)
-        except flax.errors.InvalidRngError as error:
-            raise draws(str(error).split(" needs ")[0]) from None
+        beside = {name: held for name, held in variables.items() if name != "params"}
+        jax.eval_shape(self._refuse_change, {"params": theta, **beside}, *inputs)
+        kept = {} if self.kept is None else self.kept.variables
+        for path in _paths(beside):
+            if path not in _paths(kept):
+                raise unbound("/".join(path))
         return theta
 
     def apply(self, theta: Any, *inputs: Array) -> Array:
-        """Without random numbers and without state."""
-        a = self.module.apply({"params": theta}, *inputs)
+        """Without random numbers, and without a change of what it keeps."""
+        kept = {} if self.kept is None else self.kept.variables
+        a = self.module.apply({"params": theta, **kept}, *inputs)
         return a  # type: ignore[return-value]
+
+    def _refuse_change(self, variables: Any, *inputs: Array) -> None:
+        may_change = flax.core.DenyList(("params", "intermediates"))
+        try:
+            _, after = self.module.apply(variables, *inputs, mutable=may_change)
+        except flax.errors.InvalidRngError as error:
+            raise draws(str(error).split(" needs ")[0]) from None
+        before = _paths(variables)
+        for path, leaf in _paths(after).items():
+            if before.get(path) is not leaf:
+                where = "/".join(path)
+                raise mixes(where) if path[0] == "batch_stats" else keeps_state(where)
 
 
 class NNX:
@@ -103,8 +143,10 @@ class NNX:
     def __init__(self, module: nnx.Module) -> None:
         """The module as it is now: what happens to it later changes nothing here."""
         self.name = type(module).__name__
+        self.held: dict[tuple[Any, ...], Any] = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+        """The module's own parameter objects, to be told from those of other layers."""
         parts: Any = nnx.split(nnx.clone(module), nnx.Param, ...)
-        self._graph, self._params, self._rest = parts
+        self.graph, self._params, self._rest = parts
 
     def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Any:
         """Theta as the module held it, pretrained or drawn by the `rngs` it was built with; `key` is not used."""
@@ -117,7 +159,7 @@ class NNX:
         return self._call(theta, *inputs)[0]
 
     def _call(self, theta: Any, *inputs: Array) -> tuple[Array, Any]:
-        module = nnx.merge(self._graph, theta, self._rest, copy=True)
+        module = nnx.merge(self.graph, theta, self._rest, copy=True)
         a = module(*inputs)
         parts: Any = nnx.split(module, nnx.Param, ...)
         return a, parts[2]
@@ -221,11 +263,40 @@ def as_drive(module: Any) -> Drive:
     Raises ValueError for anything else.
     """
     if isinstance(module, OneExample):
-        return Linen(module)
+        return Linen.of(module)
     if isinstance(module, nn.Module):
-        return BatchOfOne(Linen(module))
+        return BatchOfOne(Linen.of(module))
     if isinstance(module, nnx.Module):
         return BatchOfOne(NNX(module))
     if callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None)):
         return module  # type: ignore[no-any-return]
     raise ValueError(f"drive must be a flax module (linen or nnx), got {module!r}")
+
+
+def places(drive: Drive) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(path in theta, object) of what another layer may share: a linen module, nnx parameters."""
+    match drive:
+        case Joined(drive=inner) | BatchOfOne(module=inner):
+            yield from places(inner)
+        case Linen(module=OneExample()):
+            return
+        case Linen(module=module, kept=kept):
+            yield (), module if kept is None else kept.of
+        case NNX(held=held):
+            yield from held.items()
+
+
+def parts(drive: Drive) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """(part, whole) for a linen module and every one inside it."""
+    match drive:
+        case Joined(drive=inner) | BatchOfOne(module=inner):
+            yield from parts(inner)
+        case Linen(module=whole):
+            inside = {name: value for name, value in vars(whole).items() if name not in ("parent", "scope", "_state")}
+            found = jax.tree.leaves(inside, is_leaf=lambda v: isinstance(v, nn.Module))
+            yield from ((part, whole) for part in (whole, *found) if isinstance(part, nn.Module))
+
+
+def _paths(tree: Any) -> dict[tuple[str, ...], Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {tuple(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
-from epjax.diagnosis.examine import Diagnose
+from epjax.diagnosis.examine import Diagnose, attempt
 from epjax.runs import machine
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
@@ -215,7 +215,7 @@ class Trainer:
         assert self.diagnose is not None
         params, images, y = jax.device_get((self.state.params, batch["image"], batch["label"]))
         key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.step)
-        report = self.diagnose(params, self.normalise(images[:DIAGNOSED]), y[:DIAGNOSED], key)
+        report = attempt(self.diagnose, params, self.normalise(images[:DIAGNOSED]), y[:DIAGNOSED], key)
         line = {"step": self.step, "epoch": self.plan.at(self.step)} | diagnosis_line(report)
         self.log.write(line | {"seconds": self._seconds()})
         if report.verdict != "good":

@@ -20,7 +20,8 @@ def as_system(net: Network | System) -> System:
     if isinstance(net, Network):
         return PCN(net)
     if isinstance(net, type) or not isinstance(net, System):
-        raise ValueError(f"net must be an epjax.Network or a system of epjax.systems, got {type(net).__name__}")
+        how = "epjax.Network(layers) for Layers, epjax.from_flax(model) for flax modules"
+        raise ValueError(f"net must be an epjax.Network or another system, got a {type(net).__name__}: {how}")
     return net
 
 

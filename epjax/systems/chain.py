@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.cost import Cost, check_soft_labels
+from epjax.cost import Cost
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
@@ -125,6 +125,16 @@ class Chain:
     def project(self, params: Params) -> Params:
         """All parameters are allowed."""
         return params
+
+    def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The output at the start of a free phase. Raises ValueError for parameters and input that do not fit."""
+        try:
+            return jax.eval_shape(lambda params, x: self.readout(self.start(params, x)[-1]), params, x)
+        except (TypeError, KeyError, IndexError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{self._name} refuses an input x of shape {x.shape} or its parameters: {reason}"
+            ) from None
 
     def default_equilibration(self) -> Relax:
         """Passes from the output down, to 1e-5."""
@@ -332,7 +342,6 @@ class Chain:
             params: Params, x: Array, y: Array, key: Array | None = None
         ) -> tuple[tuple[Array, Aux], Params]:
             del key
-            check_soft_labels(cost, y)
             rest, v = jax.vmap(lambda x, y: _plain(one(params, x, y)))(x, y)
             blocks, iterations, residual, converged = v
 

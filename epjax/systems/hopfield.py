@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -57,6 +58,10 @@ class Hopfield(Chain):
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
         """The network's parameters."""
         return self.net.init(key, input_shape)
+
+    def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The network's output. Raises ValueError as `Network.init` does."""
+        return self.net.check(params, x)
 
     def sources(self, k: int) -> tuple[int, ...]:
         """k - 1, then the skips."""

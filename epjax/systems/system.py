@@ -79,6 +79,13 @@ class System(Protocol):
         """Raises ValueError where these do not fit the system."""
         ...
 
+    def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The free output for one input of that shape and dtype; looked at once for each kind of input.
+
+        Raises ValueError, in one sentence, where the parameters or the input are none of this system's.
+        """
+        ...
+
     def default_equilibration(self) -> Any:
         """The way to the nudged state where none is named."""
         ...

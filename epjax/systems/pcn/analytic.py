@@ -9,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from epjax.network import Network, Params
 from epjax.network.activation import ACTIVATIONS
+from epjax.network.modules import Refused
 
 ALTERNATIVE = "use smooth functions, or scheme='centered' with points"
 
@@ -43,7 +44,7 @@ def check_analytic(net: Network, params: Params, x: Array) -> None:
         try:
             a, found = _traced(lambda theta, *i, k=k: net.drive(theta, k, *i), params[k - 1], *inputs)
             found |= {name for phi in own for name in _traced(phi, a)[1]}
-        except TypeError as error:
+        except (TypeError, Refused) as error:
             raise ValueError(f"scheme='holomorphic': layer {k} ({drive}) refuses complex numbers: {error}") from None
         if found:
             what = f"layer {k} ({drive}) computes {', '.join(sorted(found))}"

@@ -12,7 +12,7 @@ from epjax.network import Network, Params, States
 
 def prediction_errors(net: Network, params: Params, x: Array, h: States) -> States:
     """eps_k = h_k - f_k(h_{k-1}) for k = 1..L, by subtraction of states."""
-    states = (x, *h)
+    params, states = net.spread(params), (x, *h)
     return tuple(
         states[k] - net.predict(params[k - 1], k, *(states[j] for j in net.sources(k))) for k in range(1, len(net) + 1)
     )

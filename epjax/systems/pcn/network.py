@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.cost import Cost, check_soft_labels
+from epjax.cost import Cost
 from epjax.network import Network, Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
@@ -37,6 +37,10 @@ class PCN:
             check_smooth(self.net)
         equilibration.check(self.net, errors)
 
+    def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The network's output. Raises ValueError as `Network.init` does."""
+        return self.net.check(params, x)
+
     def default_equilibration(self) -> Equilibration:
         """One sweep."""
         return Sweep(1)
@@ -45,6 +49,7 @@ class PCN:
         """A forward pass. Raises ValueError for a `method`: there is nothing to iterate. Complex x must be analytic."""
         if method is not None:
             raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {method!r}")
+        params = self.net.spread(params)
         if jnp.iscomplexobj(x):
             check_analytic(self.net, params, x)
         return free_phase(self.net, params, x)
@@ -53,7 +58,7 @@ class PCN:
         self, params: Params, free: FreePhase, perturbation: Perturbation, method: Equilibration, errors: Errors
     ) -> Solution:
         """The nudged equilibrium by sweeps or layer updates."""
-        return equilibrate(Problem(self.net, params, free, perturbation, errors), method)
+        return equilibrate(Problem(self.net, self.net.spread(params), free, perturbation, errors), method)
 
     def contrast(
         self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
@@ -64,7 +69,7 @@ class PCN:
         """
         del free
         assert errors is not None
-        net = self.net
+        net, params = self.net, self.net.spread(params)
         states = (x, *map(lax.stop_gradient, nudged))
         total = jnp.zeros((), x.dtype)
         for k, eps in enumerate(errors, start=1):
@@ -84,7 +89,6 @@ class PCN:
 
         def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
             del key
-            check_soft_labels(cost, y)
             both = partial(mean_cost, self.net, cost)
             (value, output), grads = jax.value_and_grad(both, argnums, has_aux=True)(params, x, y)
             return (value, Aux(output, None)), grads
