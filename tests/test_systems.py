@@ -322,7 +322,7 @@ def test_convolutions_average_pools_and_skips(x64):
         epjax.Layer(Dense(4), identity),
     )
     system = Hopfield(epjax.Network(layers))
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         params = system.init(jax.random.key(0), (8, 8, 2))
     params = jax.tree.map(lambda v: 0.5 * v.astype(jnp.float64) + (0.1 if v.ndim == 1 else 0), params)
     x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 2), jnp.float64)

@@ -26,9 +26,12 @@ def as_system(net: Network | System) -> System:
 
 
 def as_equilibration(method: Any) -> Any:
-    """The equilibration of that name, or the object itself. Raises ValueError for an unknown name."""
+    """The equilibration of that name, or the object itself, which a system may refuse.
+
+    Raises ValueError for an unknown name and for a class in the place of an object.
+    """
     known = EQUILIBRATIONS.get(method) if isinstance(method, str) else method
-    if not callable(getattr(known, "check", None)) or isinstance(known, type):
+    if known is None or isinstance(known, type):
         allowed = f"one of {', '.join(EQUILIBRATIONS)}, or an object such as epjax.Sweep(1)"
         raise ValueError(f"equilibration must be {allowed}, got {method!r}")
     return known

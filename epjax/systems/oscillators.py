@@ -106,7 +106,8 @@ class Oscillators(Chain):
         """Around the circle, the short way."""
         del k, at
         step = new - old
-        return old + w * (step - 2 * math.pi * jnp.round(step.real / (2 * math.pi)))
+        turns = jnp.round(step.real / (2 * math.pi)).astype(step.dtype)
+        return old + w.astype(step.dtype) * (step - 2 * math.pi * turns)
 
     def readout(self, s_L: Array) -> Array:
         """sin p_L."""

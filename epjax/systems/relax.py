@@ -20,8 +20,10 @@ from epjax.systems.solution import check_options, relative
 Order = Literal["auto", "up", "down", "even_odd", "sync"]
 Blocks = tuple[Array, ...]
 
-PROBE = 5
-"""Passes at w = 1 after which `over="auto"` takes the rate of the last one."""
+PROBE = 4
+"""Passes between two looks of `over="auto"` at the rate."""
+MOST = 1.6
+"""The largest w of `over="auto"`: far from rest the rate says little, and a w near 2 forgets slowly."""
 SLOW = 0.3
 """The rate from which on it over-relaxes: below it, a larger w costs what it gains."""
 
@@ -31,8 +33,9 @@ class Relax:
     """At most `iterations` passes; an example stops where a pass moves no block by more than tolerance * ||s_k||.
 
     `order` is the order of the blocks: from the input up, from the output down, even then odd, all at once; auto is up
-    for a free phase and down for a nudged one. `over` is w, or "auto": w = 1 for 5 passes, then the best w for the
-    rate that was measured in them. The residual is measured of what is returned, in one pass more.
+    for a free phase and down for a nudged one. `over` is w, or "auto": the best w for the rate rho that was measured.
+    At w the passes go down by a factor lambda with (lambda + w - 1)^2 = lambda w^2 rho (Young's relation for chains),
+    which gives rho from lambda every 4 passes. The residual is measured of what is returned, in one pass more.
 
     Raises ValueError for iterations < 1, a tolerance that is not positive, an unknown order and w outside (0, 2).
     """
@@ -48,9 +51,6 @@ class Relax:
             raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
         if self.over != "auto" and not (isinstance(self.over, int | float) and 0 < self.over < 2):
             raise ValueError(f"over must be 'auto' or lie between 0 and 2, got {self.over!r}")
-
-    def check(self, system: object, errors: str) -> None:
-        """Every chain of blocks can be relaxed, with either kind of errors."""
 
     def groups(self, L: int, nudged: bool) -> list[list[int]]:
         """The blocks of a pass, those of a group at once."""
@@ -88,34 +88,40 @@ def relax(
     """
     real = start[0].real.dtype
     fixed = None if method.over == "auto" else jnp.asarray(method.over, real)
-    Carry = tuple[Array, Blocks, Array, Array]
+    Carry = tuple[Array, Blocks, Array, Array, Array]
 
     def one_pass(blocks: Blocks, w: Array) -> tuple[Blocks, Array]:
         moved = jnp.zeros((), real)
         for group in groups:
             new = {k: towards(k, blocks[k - 1], respond(k, blocks), w) for k in group}
             for k, block in new.items():
-                moved = jnp.maximum(moved, relative((block - blocks[k - 1]) / w, block))
+                moved = jnp.maximum(moved, relative(block - blocks[k - 1], block) / w)
             blocks = tuple(new.get(k, block) for k, block in enumerate(blocks, start=1))
         return blocks, moved
 
+    def best(w: Array, drop: Array) -> Array:
+        """The best w, where PROBE passes at w have brought the changes down by `drop`."""
+        rate = jnp.clip(drop, 1e-6, 0.999**PROBE) ** (1 / PROBE)
+        rho = jnp.clip((rate + w - 1) ** 2 / (rate * w * w), 0.0, 0.9995)
+        return jnp.where(rho < SLOW, 1.0, jnp.minimum(2.0 / (1.0 + jnp.sqrt(1.0 - rho)), MOST)).astype(real)
+
     def body(carry: Carry) -> Carry:
-        i, blocks, before, w = carry
+        i, blocks, _, w, mark = carry
         blocks, moved = one_pass(blocks, w if fixed is None else fixed)
         if fixed is None:
-            rate = jnp.clip(moved / jnp.maximum(before, jnp.finfo(real).tiny), 0.0, 0.999).astype(real)
-            best = jnp.where(rate < SLOW, 1.0, 2.0 / (1.0 + jnp.sqrt(1.0 - rate))).astype(real)
-            w = jnp.where(i + 1 == PROBE, best, w)
-        return i + 1, blocks, moved, w
+            due = (i + 1) % PROBE == 0
+            w = jnp.where(due & (i + 1 > PROBE), best(w, moved / jnp.maximum(mark, jnp.finfo(real).tiny)), w)
+            mark = jnp.where(due, moved, mark)
+        return i + 1, blocks, moved, w, mark
 
     def more(carry: Carry) -> Array:
-        i, _, moved, _ = carry
+        i, _, moved, *_ = carry
         return (
             i < method.iterations if method.tolerance is None else (i < method.iterations) & (moved > method.tolerance)
         )
 
-    first = (jnp.int32(0), start, jnp.full((), jnp.inf, real), jnp.ones((), real))
-    i, blocks, _, _ = lax.while_loop(more, body, first)
+    far = jnp.full((), jnp.inf, real)
+    i, blocks, *_ = lax.while_loop(more, body, (jnp.int32(0), start, far, jnp.ones((), real), far))
     rest = [relative(respond(k, blocks) - block, block) for k, block in enumerate(blocks, start=1)]
     residual = jnp.max(jnp.stack(rest))
     converged = None if method.tolerance is None else residual <= method.tolerance

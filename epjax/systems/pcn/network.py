@@ -33,6 +33,9 @@ class PCN:
 
     def check(self, scheme: Scheme, equilibration: Equilibration, errors: Errors) -> None:
         """Raises ValueError for complex strengths in a network with kinks, and where the traversal does not fit."""
+        if not callable(getattr(equilibration, "solve", None)):
+            allowed = "Sweep, Async, Sync or an object with check and solve"
+            raise ValueError(f"equilibration of a predictive coding network must be {allowed}, got {equilibration!r}")
         if scheme.is_complex:
             check_smooth(self.net)
         equilibration.check(self.net, errors)
