@@ -1,12 +1,14 @@
-"""Equilibrium propagation for predictive coding networks in JAX."""
+"""Equilibrium propagation in JAX: predictive coding networks, and other physical systems."""
 
-from epjax import cost, models
+from epjax import cost, models, systems
 from epjax.diagnosis import diagnose
-from epjax.estimator import Aux, backprop_value_and_grad, value_and_grad
+from epjax.estimator import backprop_value_and_grad, exact_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
 from epjax.network import Layer, Network, activation, drive, from_flax
 from epjax.systems.pcn import Async, Sweep, Sync, energy
+from epjax.systems.relax import Relax
 from epjax.systems.solution import Solution
+from epjax.systems.system import Aux
 
 __version__ = "0.2.0"
 
@@ -15,6 +17,7 @@ __all__ = [
     "Aux",
     "Layer",
     "Network",
+    "Relax",
     "Solution",
     "Sweep",
     "Sync",
@@ -25,7 +28,9 @@ __all__ = [
     "drive",
     "energy",
     "ep_loss",
+    "exact_value_and_grad",
     "from_flax",
     "models",
+    "systems",
     "value_and_grad",
 ]

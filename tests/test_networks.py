@@ -201,3 +201,24 @@ class BatchNormDrive(nn.Module):
 def test_bad_input(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_a_summary_says_what_init_gives():
+    net = epjax.models.vgg10(10, width=0.25, dense=64)
+    params = net.init(jax.random.key(0), (32, 32, 3))
+    lines = net.summary((32, 32, 3)).splitlines()
+    assert len(lines) == 14
+    for k, (line, theta) in enumerate(zip(lines[3:-1], params, strict=True), start=1):
+        held = sum(v.size for v in jax.tree.leaves(theta))
+        assert line.split()[0] == str(k)
+        assert f" {held:,} " in line
+    assert f" {sum(v.size for v in jax.tree.leaves(params)):,} " in lines[-1]
+    with pytest.raises(ValueError, match="too small"):
+        net.summary((4, 4, 3))
+
+
+def test_a_network_is_written_in_a_line():
+    net = epjax.models.vgg10_skip(10)
+    assert len(repr(net)) < 200
+    assert "10 layers, float32: Conv relu, " in repr(net)
+    assert "Conv relu + 2" in repr(net)

@@ -16,6 +16,7 @@ from epjax.network.activation import Activation, as_activation, relu
 from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature
 from epjax.network.modules import Drive, Refused, as_drive
 from epjax.network.precision import Precision, at_precision, check_precision
+from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, spread, ties
 
 Params = tuple[Any, ...]
@@ -77,6 +78,25 @@ class Network:
     def __len__(self) -> int:
         """L, the number of layers."""
         return len(self.layers)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(_brief(layer) for layer in self.layers)
+        return f"Network of {len(self)} layers, {self.precision}: {layers}"
+
+    def summary(self, input_shape: Sequence[int]) -> str:
+        """A table of the layers for one input of `input_shape`: shapes, parameters, FLOPs of a forward pass.
+
+        Raises ValueError as `init` does.
+        """
+        params = jax.eval_shape(lambda key: self.init(key, input_shape), jax.random.key(0))
+        h, rows = [jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)], []
+        for k, (layer, theta) in enumerate(zip(self.layers, self.spread(params), strict=True), start=1):
+            inputs = [h[j] for j in self.sources(k)]
+            h.append(self._shape(theta, k, *inputs))
+            work = flops(lambda theta, inputs, k=k: self.predict(theta, k, *inputs), theta, inputs)
+            name, held = layer.function.name, count(params[k - 1])
+            rows.append(Row(name, layer.activation.name, self.sources(k), h[-1].shape, held, work))
+        return table(f"{len(self)} layers, products in {self.precision}", input_shape, rows)
 
     def sources(self, k: int) -> tuple[int, ...]:
         """The layers that feed layer k: k - 1, then its skips; 0 is the input."""
@@ -200,6 +220,11 @@ def _layers(given: Any) -> tuple[Layer, ...]:
             what = type(layer).__name__
             raise ValueError(f"layers[{i}] must be a Layer, got {what}: epjax.from_flax takes modules and functions")
     return tuple(given)
+
+
+def _brief(layer: Layer) -> str:
+    skips = f" + {', '.join(map(str, layer.skips))}" if layer.skips else ""
+    return f"{layer.function.name} {layer.activation.name}{skips}"
 
 
 def _source(j: int) -> str:
