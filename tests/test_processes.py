@@ -195,7 +195,7 @@ PLAIN = "import sys; from experiments import vgg5; sys.exit(vgg5.main())"
 SIGNALLED = """
 import os, signal, sys, time
 from experiments import vgg5
-from experiments.progress import Reporter
+from epjax.runs.progress import Reporter
 
 update = Reporter.update
 

@@ -8,11 +8,14 @@ that made it, and a few numbers of the caller's; the position in the data is a f
 needs no place here.
 """
 
+import asyncio
 import gc
 import json
 import logging
 import shutil
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +27,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from epjax.training.processes import count, first, gather, index
 
 State = Any
 _policies = ocp.training.preservation_policies
+
+_DONE_WITHIN, _TOLD_WITHIN = 60.0, 1.0
 
 
 class ConfigurationDiffers(ValueError):
@@ -58,6 +64,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._config = json.loads(json.dumps(dict(config)))
         self._saving: int | None = None
+        self._started: Any = None
         self._remove_leftovers()
         self._put_aside_unreadable_notes()
         best = _policies.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
@@ -94,12 +101,17 @@ class Checkpoints:
         self._saving = step
         with self._explain_failure():
             metrics = None if metric is None else {"metric": float(metric)}
-            self._manager.save_async(step, state, metrics=metrics, custom_metadata=note)
+            self._started = self._manager.save_async(step, state, metrics=metrics, custom_metadata=note)
 
     def wait(self) -> None:
         """Wait until what was started is on disk. Raises OSError, with the reason, if it could not be."""
         with self._explain_failure():
-            self._manager.wait()
+            started, self._started = self._started, None
+            try:
+                if started is not None:
+                    started.result()  # ends the thread, and the event loop in it, that orbax began for this save
+            finally:
+                self._manager.wait()
         self._saving = None
 
     def close(self) -> None:
@@ -183,7 +195,8 @@ class Checkpoints:
     def _explain_failure(self) -> Iterator[None]:
         """Any failure to write becomes one OSError; what was saved before is whole and stays."""
         try:
-            yield
+            with _quiet():
+                yield
         except Exception as error:
             raise OSError(
                 f"could not write the checkpoint of step {self._saving} to {self.directory}: {_line(error)}"
@@ -319,19 +332,50 @@ def _of_all(read: Callable[[], Any]) -> tuple[Any, str | None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the readers' own reports of a damaged file off the screen: the caller says it in one sentence."""
+    """Keep orbax's own reports of a failure off the screen: the caller says it in one sentence.
+
+    Where one array cannot be read or written, orbax closes the event loop under those that are on their way, and each
+    of these complains about it when it is done. So the silence lasts until the last one is.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     disabled, hook = [logger.disabled for logger in loggers], sys.unraisablehook
-    sys.unraisablehook = lambda _: None
     for logger in loggers:
         logger.disabled = True
+    sys.unraisablehook = lambda _: None
     try:
         yield
+    except Exception as error:
+        _forget_frames(error)  # which keep alive what waits
+        _await_orphans()
+        raise
     finally:
-        gc.collect()  # failed readers report when they are collected, which must be now
         sys.unraisablehook = hook
         for logger, before in zip(loggers, disabled, strict=True):
             logger.disabled = before
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Clear the variables of all frames that the error came through, and of what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+
+
+def _await_orphans() -> None:
+    """Wait until all that was being read or written is done, and has said so to an event loop that was closed."""
+    done, told = time.monotonic() + _DONE_WITHIN, None
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # that a reader was never awaited
+        while time.monotonic() < (done if told is None else told):
+            gc.collect()
+            alive = gc.get_objects()
+            if told is None and all(one.done() for one in alive if isinstance(one, tensorstore.Future)):
+                told = time.monotonic() + _TOLD_WITHIN
+            tasks = (one for one in alive if isinstance(one, asyncio.Task))
+            if not any(task.get_loop().is_closed() and not task.done() for task in tasks):
+                return
+            del alive
+            time.sleep(0.01)
 
 
 def describe(tree: State, shardings: Any) -> State:
