@@ -126,8 +126,8 @@ class Checkpoints:
 
         `like` has the state's structure with `jax.ShapeDtypeStruct` leaves that carry a sharding, which may
         belong to another mesh than the one it was saved from. A damaged checkpoint is passed over with a
-        warning and put aside in `damaged/`. Raises `ConfigurationDiffers`, and OSError where no checkpoint
-        is readable.
+        warning and put aside in `damaged/`. Raises `ConfigurationDiffers`, ValueError for arrays of 64 bits
+        that jax is not set to have in all threads, and OSError where no checkpoint is readable.
         """
         damaged: dict[int, str] = {}
         for step in reversed(first(self.steps)):
@@ -138,6 +138,7 @@ class Checkpoints:
                 self._check_network(step, note.get("arrays", _arrays(like)), _arrays(like))
                 state, reason = _of_all(partial(_load_own, path, like))  # all load or none: orbax counts the loads
             if reason is None:
+                self._check_width(step, _arrays(state), _arrays(like))
                 if _digest(state) == note["digest"]:
                     self._put_aside(damaged, f"going on from step {step}")
                     self._manager.reload()
@@ -161,6 +162,13 @@ class Checkpoints:
             raise ConfigurationDiffers(
                 f"the checkpoint of step {step} in {self.directory} is of another network:"
                 f" {'; '.join(others[:2])}{more}; give another --workdir"
+            )
+
+    def _check_width(self, step: int, arrays: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        if cut := differences(expected, arrays):
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.directory} has arrays of 64 bits, which need"
+                f" JAX_ENABLE_X64=1 to be read: {cut[0]}"
             )
 
     def _put_aside_unreadable_notes(self) -> None:
@@ -274,8 +282,7 @@ def _fingerprint(leaves: list[jax.Array]) -> list[jax.Array]:
     """sum_i (2 i + 1) bits_i modulo 2^32 of each leaf: integers, so the same however the leaf is divided."""
 
     def of_one(leaf: jax.Array) -> jax.Array:
-        same_size = leaf.dtype.itemsize == 4
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32) if same_size else leaf.astype(jnp.uint32)
+        bits = _bits(leaf)
         weight = jnp.zeros(bits.shape, jnp.uint32)
         for axis in range(bits.ndim):
             weight = weight * bits.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -284,9 +291,23 @@ def _fingerprint(leaves: list[jax.Array]) -> list[jax.Array]:
     return [of_one(leaf) for leaf in leaves]
 
 
+def _bits(leaf: jax.Array) -> jax.Array:
+    """All bits of a leaf of any dtype as uint32; elements that have more than 32 of them get an axis of their own."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _bits(jax.random.key_data(leaf))
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return _bits(jnp.stack([leaf.real, leaf.imag], axis=-1))
+    if leaf.dtype.itemsize < 4 and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf.astype(jnp.uint32)  # bool has no bits to be cast, and nothing is lost
+    width = jnp.finfo(leaf.dtype).bits if jnp.issubdtype(leaf.dtype, jnp.floating) else 32
+    unsigned = {4: jnp.uint4, 8: jnp.uint8, 16: jnp.uint16}.get(width, jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+
 def _digest(state: State) -> list[int]:
     """A number for each leaf that changes with any bit of it: storage flips bits that no reader notices."""
-    return [int(number) for number in jax.device_get(_fingerprint(jax.tree.leaves(state)))]
+    with jax.enable_x64(True):  # lest a leaf of 64 bits is cut to 32 on its way
+        return [int(number) for number in jax.device_get(_fingerprint(jax.tree.leaves(state)))]
 
 
 def _arrays(state: State) -> dict[str, str]:
