@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from epjax.training import sharding
-from epjax.training.checkpoint import Checkpoints, ConfigurationDiffers, describe, differences
+from epjax.training.checkpoint import Checkpoints, ConfigurationDiffers, _digest, describe, differences
 from epjax.training.optimiser import sgd
 from epjax.training.step import initial_state
 
@@ -173,6 +173,66 @@ def test_a_damaged_newest_checkpoint_falls_back(folder, damage, what, capfd):
     checkpoints.save(3, make_state(3, 3))  # its place is free again
     checkpoints.wait()
     assert_same(checkpoints.restore(like(make_state())).state, make_state(3, 3))
+    checkpoints.close()
+
+
+FLOATS = ["float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float4_e2m1fn"]
+INTEGERS = ["bool", "int4", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+WIDTH = {"bool": 1, "int4": 4, "float4_e2m1fn": 4}
+"""Bits of an element that does not fill its bytes."""
+
+
+@pytest.mark.parametrize("flag", [False, True], ids=["x64 off", "x64 on"])
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
+def test_a_flipped_bit_anywhere_is_noticed(dtype, flag):
+    """Of arrays of NumPy: those of jax that have 64 bits are made of these."""
+    random, kind = np.random.default_rng(0), jnp.dtype(dtype)
+    array = random.integers(0, 2, (2, 3)).astype(kind) if dtype in INTEGERS else random.uniform(-1, 1, (2, 3))
+    array = np.ascontiguousarray(array.astype(kind))
+    seen, raw = set(), array.view(np.uint8).reshape(array.size, -1)
+    with jax.enable_x64(flag):
+        for element in range(array.size):
+            for bit in range(WIDTH.get(dtype, 8 * array.itemsize)):
+                flipped = raw.copy()
+                flipped[element, bit // 8] ^= 1 << bit % 8
+                seen.add(*_digest([flipped.reshape(-1).view(kind).reshape(array.shape)]))
+        assert _digest([array])[0] not in seen
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint32"])
+def test_the_fingerprint_of_what_older_versions_saved_stays(dtype):
+    """sum_i (2 i + 1) bits_i modulo 2^32."""
+    array = np.random.default_rng(1).normal(size=(3, 4, 5)).astype(dtype)
+    bits = array.view(np.uint32).reshape(-1).astype(object)
+    assert _digest([jnp.asarray(array)]) == [sum((2 * i + 1) * b for i, b in enumerate(bits)) % 2**32]
+
+
+@pytest.fixture
+def x64_everywhere():
+    """Also in the threads in which orbax reads."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_a_state_of_every_width_comes_back(folder, x64_everywhere):
+    state = {name: jnp.asarray([0.25, -0.5], name) for name in ("float64", "bfloat16", "float16", "complex64")}
+    state |= {name: jnp.asarray([0, 1], name) for name in ("bool", "int8", "uint8", "int64")}
+    checkpoints = Checkpoints(folder, CONFIG)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    assert_same(checkpoints.restore(like(state)).state, state)
+    checkpoints.close()
+
+
+def test_arrays_that_would_be_cut_to_32_bits_are_refused(folder, x64):
+    checkpoints, state = Checkpoints(folder, CONFIG), {"w": jnp.asarray([0.1])}
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    with pytest.raises(ValueError, match=r"step 1 in .* need JAX_ENABLE_X64=1 to be read: \['w'\] was float64"):
+        checkpoints.restore(like(state))
+    assert checkpoints.steps == [1]
     checkpoints.close()
 
 

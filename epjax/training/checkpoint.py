@@ -8,11 +8,14 @@ that made it, and a few numbers of the caller's; the position in the data is a f
 needs no place here.
 """
 
+import asyncio
 import gc
 import json
 import logging
 import shutil
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +27,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from epjax.training.processes import count, first, gather, index
 
 State = Any
 _policies = ocp.training.preservation_policies
+
+_DONE_WITHIN, _TOLD_WITHIN = 60.0, 1.0
 
 
 class ConfigurationDiffers(ValueError):
@@ -58,6 +64,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._config = json.loads(json.dumps(dict(config)))
         self._saving: int | None = None
+        self._started: Any = None
         self._remove_leftovers()
         self._put_aside_unreadable_notes()
         best = _policies.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
@@ -94,12 +101,17 @@ class Checkpoints:
         self._saving = step
         with self._explain_failure():
             metrics = None if metric is None else {"metric": float(metric)}
-            self._manager.save_async(step, state, metrics=metrics, custom_metadata=note)
+            self._started = self._manager.save_async(step, state, metrics=metrics, custom_metadata=note)
 
     def wait(self) -> None:
         """Wait until what was started is on disk. Raises OSError, with the reason, if it could not be."""
         with self._explain_failure():
-            self._manager.wait()
+            started, self._started = self._started, None
+            try:
+                if started is not None:
+                    started.result()  # ends the thread, and the event loop in it, that orbax began for this save
+            finally:
+                self._manager.wait()
         self._saving = None
 
     def close(self) -> None:
@@ -114,8 +126,8 @@ class Checkpoints:
 
         `like` has the state's structure with `jax.ShapeDtypeStruct` leaves that carry a sharding, which may
         belong to another mesh than the one it was saved from. A damaged checkpoint is passed over with a
-        warning and put aside in `damaged/`. Raises `ConfigurationDiffers`, and OSError where no checkpoint
-        is readable.
+        warning and put aside in `damaged/`. Raises `ConfigurationDiffers`, ValueError for arrays of 64 bits
+        that jax is not set to have in all threads, and OSError where no checkpoint is readable.
         """
         damaged: dict[int, str] = {}
         for step in reversed(first(self.steps)):
@@ -126,6 +138,7 @@ class Checkpoints:
                 self._check_network(step, note.get("arrays", _arrays(like)), _arrays(like))
                 state, reason = _of_all(partial(_load_own, path, like))  # all load or none: orbax counts the loads
             if reason is None:
+                self._check_width(step, _arrays(state), _arrays(like))
                 if _digest(state) == note["digest"]:
                     self._put_aside(damaged, f"going on from step {step}")
                     self._manager.reload()
@@ -149,6 +162,13 @@ class Checkpoints:
             raise ConfigurationDiffers(
                 f"the checkpoint of step {step} in {self.directory} is of another network:"
                 f" {'; '.join(others[:2])}{more}; give another --workdir"
+            )
+
+    def _check_width(self, step: int, arrays: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        if cut := differences(expected, arrays):
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.directory} has arrays of 64 bits, which need"
+                f" JAX_ENABLE_X64=1 to be read: {cut[0]}"
             )
 
     def _put_aside_unreadable_notes(self) -> None:
@@ -183,7 +203,8 @@ class Checkpoints:
     def _explain_failure(self) -> Iterator[None]:
         """Any failure to write becomes one OSError; what was saved before is whole and stays."""
         try:
-            yield
+            with _quiet():
+                yield
         except Exception as error:
             raise OSError(
                 f"could not write the checkpoint of step {self._saving} to {self.directory}: {_line(error)}"
@@ -261,8 +282,7 @@ def _fingerprint(leaves: list[jax.Array]) -> list[jax.Array]:
     """sum_i (2 i + 1) bits_i modulo 2^32 of each leaf: integers, so the same however the leaf is divided."""
 
     def of_one(leaf: jax.Array) -> jax.Array:
-        same_size = leaf.dtype.itemsize == 4
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32) if same_size else leaf.astype(jnp.uint32)
+        bits = _bits(leaf)
         weight = jnp.zeros(bits.shape, jnp.uint32)
         for axis in range(bits.ndim):
             weight = weight * bits.shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -271,9 +291,23 @@ def _fingerprint(leaves: list[jax.Array]) -> list[jax.Array]:
     return [of_one(leaf) for leaf in leaves]
 
 
+def _bits(leaf: jax.Array) -> jax.Array:
+    """All bits of a leaf of any dtype as uint32; elements that have more than 32 of them get an axis of their own."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _bits(jax.random.key_data(leaf))
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return _bits(jnp.stack([leaf.real, leaf.imag], axis=-1))
+    if leaf.dtype.itemsize < 4 and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf.astype(jnp.uint32)  # bool has no bits to be cast, and nothing is lost
+    width = jnp.finfo(leaf.dtype).bits if jnp.issubdtype(leaf.dtype, jnp.floating) else 32
+    unsigned = {4: jnp.uint4, 8: jnp.uint8, 16: jnp.uint16}.get(width, jnp.uint32)
+    return jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+
+
 def _digest(state: State) -> list[int]:
     """A number for each leaf that changes with any bit of it: storage flips bits that no reader notices."""
-    return [int(number) for number in jax.device_get(_fingerprint(jax.tree.leaves(state)))]
+    with jax.enable_x64(True):  # lest a leaf of 64 bits is cut to 32 on its way
+        return [int(number) for number in jax.device_get(_fingerprint(jax.tree.leaves(state)))]
 
 
 def _arrays(state: State) -> dict[str, str]:
@@ -319,19 +353,50 @@ def _of_all(read: Callable[[], Any]) -> tuple[Any, str | None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the readers' own reports of a damaged file off the screen: the caller says it in one sentence."""
+    """Keep orbax's own reports of a failure off the screen: the caller says it in one sentence.
+
+    Where one array cannot be read or written, orbax closes the event loop under those that are on their way, and each
+    of these complains about it when it is done. So the silence lasts until the last one is.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     disabled, hook = [logger.disabled for logger in loggers], sys.unraisablehook
-    sys.unraisablehook = lambda _: None
     for logger in loggers:
         logger.disabled = True
+    sys.unraisablehook = lambda _: None
     try:
         yield
+    except Exception as error:
+        _forget_frames(error)  # which keep alive what waits
+        _await_orphans()
+        raise
     finally:
-        gc.collect()  # failed readers report when they are collected, which must be now
         sys.unraisablehook = hook
         for logger, before in zip(loggers, disabled, strict=True):
             logger.disabled = before
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Clear the variables of all frames that the error came through, and of what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+
+
+def _await_orphans() -> None:
+    """Wait until all that was being read or written is done, and has said so to an event loop that was closed."""
+    done, told = time.monotonic() + _DONE_WITHIN, None
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # that a reader was never awaited
+        while time.monotonic() < (done if told is None else told):
+            gc.collect()
+            alive = gc.get_objects()
+            if told is None and all(one.done() for one in alive if isinstance(one, tensorstore.Future)):
+                told = time.monotonic() + _TOLD_WITHIN
+            tasks = (one for one in alive if isinstance(one, asyncio.Task))
+            if not any(task.get_loop().is_closed() and not task.done() for task in tasks):
+                return
+            del alive
+            time.sleep(0.01)
 
 
 def describe(tree: State, shardings: Any) -> State:
