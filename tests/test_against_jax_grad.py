@@ -128,7 +128,11 @@ def test_points_through_convolutions_skips_and_iterations(scheme):
     [
         (epjax.models.mlp([5, 4]), {}, "layer 1 has 'relu': use smooth functions, or scheme='centered' with points"),
         (conv_net(tanh), {}, r"layer 1 \(Conv\) computes .*select_n"),
-        (epjax.from_flax([nn.Dense(3), nn.LayerNorm(), nn.Dense(4)]), {}, r"layer 2 \(LayerNorm\) computes .*real"),
+        (
+            epjax.from_flax([lambda h: h.reshape((h.shape[0], -1)), nn.Dense(3), nn.LayerNorm(), nn.Dense(4)]),
+            {},
+            r"layer 2 \(LayerNorm\) computes .*real",
+        ),
         (epjax.Network((epjax.Layer(Dense(4), elu),)), {}, r"layer 1 \(Dense\) computes .*select_n"),
         (epjax.models.mlp([4]), {"points": 0}, "points must be 1, or more with .*, got 0"),
         (epjax.models.mlp([4]), {"scheme": "forward", "points": 2}, "points must be 1, or more with .*, got 2"),
