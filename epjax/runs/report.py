@@ -8,12 +8,12 @@ Runs that go on, and runs without an evaluation yet, are shown as far as they ha
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import jinja2
 import matplotlib
 import tyro
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -25,7 +25,7 @@ from epjax.runs.plots import colours, curve, dress
 from epjax.runs.progress import duration
 from epjax.runs.records import Run, differences, read
 
-STYLE = Path(__file__).with_suffix(".css")
+HERE = Path(__file__)
 NONE = "–"
 
 
@@ -54,18 +54,45 @@ PANELS = (
 )
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of a table; `small` stands below its name, `colour` is that of its run."""
+
+    name: str
+    cells: Sequence[str]
+    colour: str = ""
+    small: str = ""
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, in the colours of runs where each is one, and rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    column_colours: Sequence[str] = field(default_factory=tuple)
+
+
 def page(runs: Sequence[Run]) -> str:
     """The whole page."""
     names = labels(runs)
-    parts = [results(runs, names), gradients(runs, names), unlike(runs, names)]
-    parts += [pictures(runs), machines(runs, names), alike(runs)]
-    title = escape(f"{len(runs)} runs" if len(runs) > 1 else names[0])
-    data = "; ".join(escape(text) for text in dict.fromkeys(run.data for run in runs))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n"
-        f"<h1>{title}</h1>\n<p class=quiet>{data}</p>\n{''.join(parts)}</body>\n</html>\n"
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        HERE.with_suffix(".html").read_text()
+    )
+    return template.render(
+        title=f"{len(runs)} runs" if len(runs) > 1 else names[0],
+        style=HERE.with_suffix(".css").read_text(),
+        data="; ".join(dict.fromkeys(run.data for run in runs)),
+        several=len(runs) > 1,
+        results=results(runs, names),
+        silent=", ".join(name for run, name in zip(runs, names, strict=True) if not run.evaluations),
+        gradients=gradients(runs, names),
+        advice=[f"{n}: {r.diagnoses[-1]['advice']}" for r, n in zip(runs, names, strict=True) if r.diagnoses],
+        unlike=unlike(runs, names),
+        pictures=pictures(runs),
+        machines=machines(runs, names),
+        alike=alike(runs),
     )
 
 
@@ -75,7 +102,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
 
 
-def results(runs: Sequence[Run], names: Sequence[str]) -> str:
+def results(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """One row a run: how far it is, its best and last errors, its speed."""
     columns: dict[str, Callable[[Run], str]] = {
         "epoch": _progress,
@@ -89,17 +116,13 @@ def results(runs: Sequence[Run], names: Sequence[str]) -> str:
         "waiting": lambda run: _median(run.training, "waiting", ".0%"),
     }
     rows = [
-        f"{dot} <b>{escape(name)}</b><br><small>{escape(run.name)}</small>"
-        for run, name, dot in zip(runs, names, _dots(runs), strict=True)
+        Row(name, [show(run) for show in columns.values()], colour, run.name, bold=True)
+        for run, name, colour in zip(runs, names, colours(len(runs)), strict=True)
     ]
-    cells = [[escape(show(run)) for show in columns.values()] for run in runs]
-    silent = [name for run, name in zip(runs, names, strict=True) if not run.evaluations]
-    note = f"<p class=quiet>Not evaluated yet: {escape(', '.join(silent))}.</p>\n" if silent else ""
-    speed = "<p class=quiet>Images per second and the share of time spent waiting for data: medians of the run.</p>\n"
-    return f"<h2>Results</h2>\n{_table(tuple(columns), rows, cells)}{note}{speed}"
+    return Table(tuple(columns), rows)
 
 
-def gradients(runs: Sequence[Run], names: Sequence[str]) -> str:
+def gradients(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """What the diagnoses of the EP gradient found, where there are some: the last of each run."""
     columns: dict[str, Callable[[Run], str]] = {
         "at epoch": lambda run: _number(_last(run.diagnoses), "epoch", "g"),
@@ -112,56 +135,41 @@ def gradients(runs: Sequence[Run], names: Sequence[str]) -> str:
         "switches crossed": lambda run: _number(_last(run.diagnoses), "ep_crossings", ".2%"),
         "not good": lambda run: f"{sum(d['verdict'] != 'good' for d in run.diagnoses)} of {len(run.diagnoses)}",
     }
-    seen = [(run, name, dot) for run, name, dot in zip(runs, names, _dots(runs), strict=True) if run.diagnoses]
-    if not seen:
-        return ""
-    rows = [f"{dot} <b>{escape(name)}</b>" for _, name, dot in seen]
-    cells = [[escape(show(run)) for show in columns.values()] for run, _, _ in seen]
-    advice = "".join(
-        f"<p class=quiet>{escape(name)}: {escape(run.diagnoses[-1]['advice'])}.</p>\n" for run, name, _ in seen
-    )
-    return f"<h2>The EP gradient beside backpropagation's</h2>\n{_table(tuple(columns), rows, cells)}{advice}"
+    rows = [
+        Row(name, [show(run) for show in columns.values()], colour, bold=True)
+        for run, name, colour in zip(runs, names, colours(len(runs)), strict=True)
+        if run.diagnoses
+    ]
+    return Table(tuple(columns), rows)
 
 
-def unlike(runs: Sequence[Run], names: Sequence[str]) -> str:
+def unlike(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """The options in which the runs differ."""
     found = {name: values for name, values in differences(runs).items() if name != "workdir"}
-    if len(runs) < 2 or not found:
-        return "" if len(runs) < 2 else "<h2>Configuration</h2>\n<p>All options are the same.</p>\n"
-    header = [f"{dot} {escape(name)}" for name, dot in zip(names, _dots(runs), strict=True)]
-    cells = [[escape(_value(value)) for value in values] for values in found.values()]
-    return f"<h2>What differs</h2>\n{_table(header, [escape(name) for name in found], cells)}"
+    rows = [Row(name, [_value(value) for value in values]) for name, values in found.items()]
+    return Table(names, rows, colours(len(runs)))
 
 
-def alike(runs: Sequence[Run]) -> str:
+def alike(runs: Sequence[Run]) -> Table:
     """The options that all runs share, folded away."""
-    same = {name: value for name, value in runs[0].config.items() if name not in differences(runs)}
-    rows = [escape(name) for name in same]
-    cells = [[escape(_value(value))] for value in same.values()]
-    title = "Options" if len(runs) == 1 else "Options that all runs share"
-    return f"<details>\n<summary>{title}</summary>\n{_table(('value',), rows, cells)}</details>\n"
+    different = differences(runs)
+    return Table(("value",), [Row(n, [_value(v)]) for n, v in runs[0].config.items() if n not in different])
 
 
-def machines(runs: Sequence[Run], names: Sequence[str]) -> str:
+def machines(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """What each run was measured on, where that is known."""
     facts = dict.fromkeys(fact for run in runs for fact in run.machine)
-    if not facts:
-        return ""
-    header = [f"{dot} {escape(name)}" for name, dot in zip(names, _dots(runs), strict=True)]
-    cells = [[escape(run.machine.get(fact, NONE)) for run in runs] for fact in facts]
-    return (
-        f"<details>\n<summary>Machines</summary>\n{_table(header, [escape(fact) for fact in facts], cells)}</details>\n"
-    )
+    rows = [Row(fact, [run.machine.get(fact, NONE) for run in runs]) for fact in facts]
+    return Table(names, rows, colours(len(runs)))
 
 
-def pictures(runs: Sequence[Run]) -> str:
-    """Every panel for which some run has numbers, on a grid that has as many columns as fit."""
-    drawn = [
-        f"<figure>\n<figcaption>{escape(panel.title)}</figcaption>\n{draw(panel, runs)}</figure>\n"
+def pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Title and SVG of every panel for which some run has numbers."""
+    return [
+        (panel.title, draw(panel, runs))
         for panel in PANELS
         if any(line.get(panel.quantity) is not None for run in runs for line in run.lines)
     ]
-    return f"<h2>Curves</h2>\n<div class=grid>\n{''.join(drawn)}</div>\n" if drawn else ""
 
 
 def draw(panel: Panel, runs: Sequence[Run]) -> str:
@@ -178,19 +186,6 @@ def draw(panel: Panel, runs: Sequence[Run]) -> str:
         canvas.print_svg(file, metadata={"Date": None})
     svg = file.getvalue()
     return svg[svg.index("<svg") :]  # without the prolog of a file of its own
-
-
-def _table(columns: Sequence[str], rows: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    header = "".join(f"<th>{name}</th>" for name in columns)
-    body = "".join(
-        f"<tr><th>{row}</th>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>\n"
-        for row, line in zip(rows, cells, strict=True)
-    )
-    return f"<div class=wide><table>\n<tr><th></th>{header}</tr>\n{body}</table></div>\n"
-
-
-def _dots(runs: Sequence[Run]) -> list[str]:
-    return [f'<i class=dot style="background:{colour}"></i>' for colour in colours(len(runs))]
 
 
 def _progress(run: Run) -> str:
