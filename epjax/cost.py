@@ -4,16 +4,20 @@ Which of them it is, its shape decides (see `as_target`). A batch has y [B] or [
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+
+from epjax.shapes import Float, Inexact, Shaped
 
 Cost = Callable[[Array, Array], Array]
 
 
-def as_target(y: Array, num_classes: int, dtype: jnp.dtype) -> Array:
+def as_target(y: ArrayLike, num_classes: int, dtype: jnp.dtype) -> Array:
     """y of one example as a vector [classes]: its shape says what it means, whatever its dtype.
 
         []            a class index (a whole number of any dtype): one-hot, NaN where there is no such class
@@ -38,7 +42,7 @@ def as_target(y: Array, num_classes: int, dtype: jnp.dtype) -> Array:
     return jnp.where(exists, one_hot, jnp.asarray(jnp.nan, dtype))
 
 
-def smooth_labels(y: Array, num_classes: int, amount: float) -> Array:
+def smooth_labels(y: Shaped[ArrayLike, "..."], num_classes: int, amount: float) -> Float[Array, " classes"]:
     """(1 - amount) onehot(y) + amount / num_classes, float32 [classes] (arXiv:1512.00567): soft labels for any cost.
 
     Raises ValueError for an amount outside [0, 1).
@@ -48,12 +52,12 @@ def smooth_labels(y: Array, num_classes: int, amount: float) -> Array:
     return (1 - amount) * as_target(y, num_classes, jnp.dtype(jnp.float32)) + amount / num_classes
 
 
-def cross_entropy(h_L: Array, y: Array) -> Array:
+def cross_entropy(h_L: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
     """C = - sum_c y_c log softmax(h_L)_c on the linear output."""
     return -jnp.sum(as_target(y, _classes(h_L), h_L.dtype) * jax.nn.log_softmax(h_L))
 
 
-def squared_error(h_L: Array, y: Array) -> Array:
+def squared_error(h_L: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
     """C = 1/2 || h_L - y ||^2."""
     d = h_L - as_target(y, _classes(h_L), h_L.dtype)
     return 0.5 * jnp.sum(d * d)
@@ -65,7 +69,7 @@ def _classes(h_L: Array) -> int:
     return h_L.shape[0]
 
 
-def check_soft_labels(cost: Cost, y: Array) -> None:
+def check_soft_labels(cost: Cost, y: Any) -> None:
     """Raises ValueError where `cost` is `cross_entropy` and soft labels y [..., classes] do not sum to one.
 
     A check of values: inside `jax.jit` y has none yet, and this does nothing. Call it on a batch before a jitted step.
@@ -75,7 +79,7 @@ def check_soft_labels(cost: Cost, y: Array) -> None:
     _check_sums(y)
 
 
-def check_labels(cost: Cost, y: Array, num_classes: int) -> None:
+def check_labels(cost: Cost, y: Any, num_classes: int) -> None:
     """Raises ValueError unless y [B, ...] holds class indices or class weights for a network of `num_classes` outputs.
 
     Shapes are always looked at, as `as_target` does; values where they are known: not inside `jax.jit`, where a label
@@ -95,7 +99,7 @@ def check_labels(cost: Cost, y: Array, num_classes: int) -> None:
     _refuse(y, wrong, f"y must hold class indices 0..{num_classes - 1}, whole numbers")
 
 
-def _check_sums(y: Array) -> None:
+def _check_sums(y: Any) -> None:
     sums = np.asarray(y, np.float64).sum(axis=-1)
     rounding = float(jnp.finfo(y.dtype).eps) if jnp.issubdtype(y.dtype, jnp.floating) else 0.0
     wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * rounding))
@@ -105,13 +109,13 @@ def _check_sums(y: Array) -> None:
         raise ValueError(f"soft labels must sum to one for cross_entropy, but {where} sums to {sums[place]:g}")
 
 
-def _refuse(y: Array, wrong: np.ndarray, sentence: str) -> None:
+def _refuse(y: Any, wrong: np.ndarray, sentence: str) -> None:
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(f"{sentence}, got {np.asarray(y)[place]} at y[{', '.join(map(str, place))}]")
 
 
-def _is_known(y: Array) -> bool:
+def _is_known(y: Any) -> bool:
     """Whether y has values, all of them here."""
     return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)
 
@@ -123,7 +127,7 @@ COSTS: dict[str, Cost] = {
 """By name."""
 
 
-def as_cost(cost: str | Cost) -> Cost:
+def as_cost(cost: Any) -> Cost:
     """The cost of that name, or the function itself. Raises ValueError for anything else."""
     known = COSTS.get(cost) if isinstance(cost, str) else cost
     if not callable(known) or isinstance(known, type):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import Array
 
 from epjax.cost import Cost, as_target
 from epjax.network.activation import Activation, Update
+from epjax.shapes import Inexact
 
 
 class Perturbation(Protocol):
@@ -25,11 +26,11 @@ class Perturbation(Protocol):
         """Whether the output error is there before the first iteration."""
         ...
 
-    def direction(self, h_L: Array) -> Array:
+    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """T_L / beta."""
         ...
 
-    def signal(self, h_L: Array) -> Array:
+    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """T_L at the output state h_L, in the place of a top-down signal."""
         ...
 
@@ -37,7 +38,7 @@ class Perturbation(Protocol):
         """eps_L after a full update."""
         ...
 
-    def cost_term(self, h_L: Array) -> Array:
+    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
         """What F adds to E."""
         ...
 
@@ -51,11 +52,11 @@ class Nudge:
     beta: Array
     at_once: bool = False
 
-    def direction(self, h_L: Array) -> Array:
+    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """-dC/dh_L at h_L [classes]."""
         return -jax.grad(self.cost, holomorphic=jnp.iscomplexobj(h_L))(h_L, self.y)
 
-    def signal(self, h_L: Array) -> Array:
+    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """T_L = -beta dC/dh_L at h_L [classes]."""
         return self.beta * self.direction(h_L)
 
@@ -63,7 +64,7 @@ class Nudge:
         """eps_L as at any layer, with T_L for its top-down signal."""
         return activation.error(a_L, T_L, update)
 
-    def cost_term(self, h_L: Array) -> Array:
+    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
         """Beta C(h_L, y)."""
         return self.beta * self.cost(h_L, self.y)
 
@@ -77,12 +78,12 @@ class Clamp:
     beta: Array
     at_once: bool = True
 
-    def direction(self, h_L: Array) -> Array:
+    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """y - h_L^free, whatever h_L."""
         del h_L
         return self.target - self.free_output
 
-    def signal(self, h_L: Array) -> Array:
+    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """T_L = beta (y - h_L^free), whatever h_L."""
         return self.beta * self.direction(h_L)
 
@@ -91,7 +92,7 @@ class Clamp:
         del update
         return T_L - (activation(a_L) - self.free_output)
 
-    def cost_term(self, h_L: Array) -> Array:
+    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
         """0: the output is held, not pulled."""
         return 0.0 * h_L[0]
 
@@ -114,7 +115,7 @@ PERTURBATIONS: Mapping[str, MakePerturbation] = {"nudge": _nudge, "clamp": _clam
 """By name."""
 
 
-def as_perturbation(perturbation: str | MakePerturbation) -> MakePerturbation:
+def as_perturbation(perturbation: Any) -> MakePerturbation:
     """What makes the perturbation of that name, or the function itself. Raises ValueError for an unknown name."""
     known = PERTURBATIONS.get(perturbation) if isinstance(perturbation, str) else perturbation
     if not callable(known):

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from epjax.shapes import Inexact
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -31,7 +33,7 @@ class Scheme:
     unless there are as many c as s, at least one, no s is zero and the c sum to one.
     """
 
-    s: tuple[complex, ...]
+    s: tuple[complex | float, ...]
     c: tuple[float, ...]
     random_sign: bool = False
 
@@ -48,14 +50,16 @@ class Scheme:
         """Whether some strength is not real, so that states are complex."""
         return bool(np.iscomplexobj(np.asarray(self.s)))
 
-    def nudges(self, batch: int, key: Array | None, dtype: Any) -> tuple[Array, Array]:
+    def nudges(
+        self, batch: int, key: Array | None, dtype: Any
+    ) -> tuple[Inexact[Array, "batch phases"], Inexact[Array, "batch phases"]]:
         """s and c [B, P] of `dtype`, complex where a strength is. One key draws all signs, or keys [B] one each.
 
         Raises ValueError without a key where signs are drawn.
         """
         dtype = np.result_type(dtype, np.complex64) if self.is_complex else dtype
 
-        def every(v: tuple[complex, ...]) -> Array:
+        def every(v: tuple[complex | float, ...]) -> Array:
             return jnp.broadcast_to(jnp.array(np.asarray(v), dtype), (batch, len(v)))
 
         if not self.random_sign:
@@ -98,7 +102,7 @@ SCHEMES: Mapping[str, Scheme | Callable[[int], Scheme]] = {
 """By name; those that take `points` are functions of it."""
 
 
-def as_scheme(scheme: str | Scheme, points: int = 1) -> Scheme:
+def as_scheme(scheme: Any, points: int = 1) -> Scheme:
     """The scheme of that name, or the object itself.
 
     Raises ValueError for an unknown name, and for points that the scheme does not have.

@@ -12,6 +12,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax  # noqa: E402  (the flags above must come first)
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and dtypes in signatures are checked at every call, from the first import on.
+SHAPED = ["cost", "network.activation", "perturbation", "scheme", "systems.pcn.energy", "training.evaluation"]
+install_import_hook([f"epjax.{name}" for name in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from epjax.shapes import Inexact
+
 Update = Literal["mod_pgd", "pgd"]
 
 
@@ -24,11 +26,13 @@ class Activation:
     phi: Callable[[Array], Array]
     bounds: tuple[float, float] | None = None
 
-    def __call__(self, a: Array) -> Array:
+    def __call__(self, a: Inexact[Array, "*state"]) -> Inexact[Array, "*state"]:
         """phi(a), elementwise."""
         return self.phi(a)
 
-    def error(self, a: Array, T: Array, update: Update) -> Array:
+    def error(
+        self, a: Inexact[Array, "*state"], T: Inexact[Array, "*state"], update: Update
+    ) -> Inexact[Array, "*state"]:
         """eps = h_new - phi(a) for one full step (alpha = 1), never formed as a difference of two states.
 
             pgd       proj(phi(a) + T) - phi(a)  =  clip(T, lo - phi(a), hi - phi(a))
@@ -44,7 +48,7 @@ class Activation:
         p = self.phi(a)
         return jnp.clip(T + (a - p) if update == "mod_pgd" else T, lo - p, hi - p)
 
-    def project(self, h: Array) -> Array:
+    def project(self, h: Inexact[Array, "*state"]) -> Inexact[Array, "*state"]:
         """proj(h) on the range of phi: clip(h, lo, hi), or h itself where nothing is out of range."""
         if not self.projects:
             return h

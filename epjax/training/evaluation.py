@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from epjax.cost import Cost
-from epjax.network import Params
+from epjax.shapes import Array, Float, Int
 
 Batch = Mapping[str, jax.Array]
 
 
-def rank_of_label(output: jax.Array, label: jax.Array) -> jax.Array:
+def rank_of_label(output: Float[Array, "batch classes"], label: Int[Array, " batch"]) -> Int[Array, " batch"]:
     """How many classes come before the right one: output [B, C], label int [B] -> int32 [B].
 
     Equal outputs are ordered by class, as `top_k` orders them. An output that is not a number comes last,
@@ -27,10 +27,10 @@ def rank_of_label(output: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def eval_step(
-    forward: Callable[[Params, jax.Array], Any],
+    forward: Callable[[Any, jax.Array], Any],
     cost: Cost,
     normalise: Callable[[jax.Array], jax.Array],
-) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Sums over the images of a batch whose `mask` is true, compiled.
 
     They are `count`, `cost`, and the wrong ones `top1` and `top5`.
@@ -38,7 +38,7 @@ def eval_step(
     one image.
     """
 
-    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+    def step(params: Any, batch: Batch) -> dict[str, jax.Array]:
         x, label, mask = normalise(batch["image"]), batch["label"], batch["mask"]
         output = jax.vmap(lambda one: forward(params, one)[-1])(x).astype(jnp.float32)
         costs = jax.vmap(cost)(output, label)
@@ -54,7 +54,7 @@ def eval_step(
 
 
 def evaluate(
-    step: Callable[[Params, Batch], dict[str, jax.Array]], params: Params, batches: Iterable[Batch]
+    step: Callable[[Any, Batch], dict[str, jax.Array]], params: Any, batches: Iterable[Batch]
 ) -> dict[str, float]:
     """`val_top1_error` and `val_top5_error` in percent, `val_cost`, and `val_images`, over all the batches.
 

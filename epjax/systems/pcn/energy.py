@@ -8,9 +8,10 @@ from jax import Array
 
 from epjax.cost import Cost
 from epjax.network import Network, Params, States
+from epjax.shapes import Inexact, Shaped
 
 
-def prediction_errors(net: Network, params: Params, x: Array, h: States) -> States:
+def prediction_errors(net: Network, params: Params, x: Inexact[Array, "..."], h: States) -> States:
     """eps_k = h_k - f_k(h_{k-1}) for k = 1..L, by subtraction of states."""
     params, states = net.spread(params), (x, *h)
     return tuple(
@@ -18,17 +19,25 @@ def prediction_errors(net: Network, params: Params, x: Array, h: States) -> Stat
     )
 
 
-def half_squared_norm(errors: States) -> Array:
+def half_squared_norm(errors: States) -> Inexact[Array, ""]:
     """1/2 sum_k || eps_k ||^2."""
     return 0.5 * jnp.sum(jnp.stack([jnp.sum(e * e) for e in errors]))
 
 
-def energy(net: Network, params: Params, x: Array, h: States) -> Array:
+def energy(net: Network, params: Params, x: Inexact[Array, "..."], h: States) -> Inexact[Array, ""]:
     """E(theta, x, h) = 1/2 sum_k || h_k - f_k ||^2; zero exactly at the forward pass."""
     return half_squared_norm(prediction_errors(net, params, x, h))
 
 
-def total_energy(net: Network, cost: Cost, params: Params, x: Array, y: Array, beta: Array, h: States) -> Array:
+def total_energy(
+    net: Network,
+    cost: Cost,
+    params: Params,
+    x: Inexact[Array, "..."],
+    y: Shaped[Array, "..."],
+    beta: Inexact[Array, ""],
+    h: States,
+) -> Inexact[Array, ""]:
     """F(theta, beta, h) = E + beta C(h_L, y)."""
     return energy(net, params, x, h) + beta * cost(h[-1], y)
 

@@ -1,0 +1,32 @@
+"""Shapes in types: `Float[Array, "batch classes"]` says what a docstring would have to.
+
+One vocabulary of dimensions, here and nowhere else:
+
+    batch      examples                       classes    units of the output
+    phases     nudged phases of a scheme      *state     the dimensions of one layer's state, any number of them
+    height width channels                     an image
+
+The names come from jaxtyping where it is installed, and the tests check them at every call by its import hook. Without
+it they are plain arrays: users pay nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from jax import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Inexact, Int, Shaped
+else:
+    try:
+        from jaxtyping import Bool, Float, Inexact, Int, Shaped
+    except ModuleNotFoundError:
+
+        class _Plain:
+            """`Float[Array, "batch"]` is Array."""
+
+            def __class_getitem__(cls, item: Any) -> Any:
+                return item[0]
+
+        Bool = Float = Inexact = Int = Shaped = _Plain
+
+__all__ = ["Array", "Bool", "Float", "Inexact", "Int", "Shaped"]
