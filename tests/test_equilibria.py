@@ -250,7 +250,9 @@ def test_sync_diverges_where_even_odd_settles():
             r"layers fed by the opposite parity, but layer 3 is fed by \(2, 1\)",
         ),
         (
-            lambda: estimator(scheme="random")(None, jnp.zeros((2, 3)), jnp.arange(2), None),
+            lambda: estimator(scheme="random")(
+                network().init(jax.random.key(0), (3,)), jnp.zeros((2, 3)), jnp.arange(2)
+            ),
             "key must be a jax random key",
         ),
     ],
