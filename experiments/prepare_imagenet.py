@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 TARS = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 NAME = "imagenet2012"
@@ -106,12 +105,12 @@ def main(
     try:
         folder = prepare(manual_dir, data_dir, python, console)
     except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(f"error: {error}", style="red")
         return 1
     except KeyboardInterrupt:
         console.print("interrupted: the same command starts again")
         return 130
-    console.print(f"{folder}\nuse it with --data tfds:{NAME}@{data_dir}", highlight=False)
+    console.print(f"{folder}\nuse it with --data tfds:{NAME}@{data_dir}")
     return 0
 
 
