@@ -102,16 +102,16 @@ def main(
         data_dir: Folder to write to.
         python: Interpreter for which tensorflow can be installed.
     """
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
     try:
         folder = prepare(manual_dir, data_dir, python, console)
     except (ValueError, OSError) as error:
-        console.print(f"error: {error}", style="red", highlight=False)
+        console.print(f"error: {error}", style="red")
         return 1
     except KeyboardInterrupt:
         console.print("interrupted: the same command starts again")
         return 130
-    console.print(f"{folder}\nuse it with --data tfds:{NAME}@{data_dir}", highlight=False)
+    console.print(f"{folder}\nuse it with --data tfds:{NAME}@{data_dir}")
     return 0
 
 

@@ -262,6 +262,12 @@ def test_bad_input(make, sentence):
         make()
 
 
+def _without_key():
+    net = epjax.models.mlp([3])
+    params = net.init(jax.random.key(0), (3,))
+    return epjax.value_and_grad(net, CE, scheme="random")(params, jnp.zeros((2, 3)), jnp.arange(2))
+
+
 def estimator(**options):
     return epjax.value_and_grad(network(), CE, **options)
 

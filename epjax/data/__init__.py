@@ -4,7 +4,7 @@ from epjax.extras import extra
 
 with extra("train"):
     from epjax.data.open import open_dataset
-    from epjax.data.pipeline import Batches, eval_batches, steps_per_epoch, train_batches
+    from epjax.data.pipeline import Batches, LostWorker, eval_batches, steps_per_epoch, train_batches
     from epjax.data.prefetch import Prefetch, prefetch
     from epjax.data.source import Dataset, Example, Source, Stats
     from epjax.data.transforms import (
@@ -25,6 +25,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Example",
+    "LostWorker",
     "PadCropFlip",
     "PadTo",
     "Prefetch",

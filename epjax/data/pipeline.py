@@ -7,8 +7,13 @@ hosts nor the step at which the iterator was started enters.
 
 import functools
 import logging
+import multiprocessing
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -26,6 +31,11 @@ OnBadImage = Literal["stop", "skip"]
 _ORDER, _AUGMENTATION = 0, 1
 _FOREVER = 2**48
 _PATIENCE = 1000
+
+HANGS_AFTER = 600.0
+"""Seconds without a batch after which the worker processes are taken to hang."""
+
+_UNGUARDED_EXIT_CODE = 64
 
 
 @functools.lru_cache(maxsize=2)
@@ -129,10 +139,69 @@ class _EvalBatches:
             return _Row(None, 0, (str(error),))
 
 
+class LostWorker(OSError):
+    """A process that decodes images ended or hangs."""
+
+
+class _Workers:
+    """Watches the processes that decode for one iterator: those that this process has started since it was made."""
+
+    def __init__(self, count: int) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            sys.exit(_UNGUARDED_EXIT_CODE)  # a worker that runs the script anew, up to here; the parent explains
+        self._count, self._others = count, set(multiprocessing.active_children())
+        self._waits_since: float | None = None
+        self._hang, self._over = False, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="workers")
+        self._thread.start()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What is done in here waits for them. Raises LostWorker where one ends or all of it takes too long."""
+        self._waits_since = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise self._lost(int(str(error).split("exit code ")[1].split(".")[0])) from None
+        finally:
+            self._waits_since = None
+
+    def close(self) -> None:
+        """End the watch."""
+        self._over.set()
+        self._thread.join()
+
+    def _lost(self, code: int) -> Exception:
+        if self._hang:
+            return LostWorker(
+                f"the {self._count} processes that decode images gave no batch for {HANGS_AFTER:g} seconds and were"
+                " ended: look whether the disk with the images answers"
+            )
+        if code == _UNGUARDED_EXIT_CODE:
+            script = getattr(sys.modules["__main__"], "__file__", "the program")
+            return ValueError(
+                f"num_workers is {self._count}, and each of these processes runs {script} anew: put what it does"
+                ' under `if __name__ == "__main__":`, or give num_workers=0'
+            )
+        how = "was killed, most likely because memory ran out" if code == -9 else f"ended with exit code {code}"
+        return LostWorker(f"a process that decodes images {how}: give fewer than {self._count} --num-workers")
+
+    def _look(self) -> None:
+        while not self._over.wait(min(1.0, HANGS_AFTER / 10)):
+            since = self._waits_since
+            if since is not None and time.monotonic() - since > HANGS_AFTER:
+                self._hang = True
+                for process in set(multiprocessing.active_children()) - self._others:
+                    process.kill()
+
+
 class Batches(Iterator[Batch]):
     """An iterator over batches. `skipped` counts, by their messages, the bad images met so far; `close` ends workers.
 
     A bad image raises BadImage (on_bad_image "stop") when its batch is asked for, or is reported once and counted.
+    LostWorker is raised where a worker process ended, or none gave a batch for `HANGS_AFTER` seconds.
     """
 
     def __init__(self, batches: Any, workers: int, threads: int, on_bad_image: OnBadImage, keep_mask: bool) -> None:
@@ -141,17 +210,19 @@ class Batches(Iterator[Batch]):
         if min(workers, threads) < 0:
             raise ValueError(f"num_workers and num_threads must be at least 0, got {workers} and {threads}")
         dataset = grain.MapDataset.source(batches).to_iter_dataset(grain.ReadOptions(threads, threads))
+        self._workers = _Workers(workers) if workers else None
         if workers:
             _mark_flags_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
         self.skipped: Counter[str] = Counter()
-        self._stop, self._keep_mask, self._shared = on_bad_image == "stop", keep_mask, workers > 0
+        self._stop, self._keep_mask = on_bad_image == "stop", keep_mask
         self._batches: Any = iter(dataset)
 
     def __next__(self) -> Batch:
         """The next batch; StopIteration at the end of an evaluation."""
-        batch: dict[str, Any] = next(self._batches)
-        if self._shared:  # Copied, so that shared memory is freed here and not at the whim of the collector.
+        with self._workers.watched() if self._workers else nullcontext():
+            batch: dict[str, Any] = next(self._batches)
+        if self._workers:  # Copied, so that shared memory is freed here and not at the whim of the collector.
             batch = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
         for message in batch.pop("bad"):
             if self._stop:
@@ -166,6 +237,8 @@ class Batches(Iterator[Batch]):
     def close(self) -> None:
         """End threads and worker processes."""
         self._batches.close()
+        if self._workers:
+            self._workers.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,8 @@ from PIL import Image
 
 Augmentation = Literal["resized", "random", "pad", "none"]
 
-_UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+_UNDECODABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+_16_BITS = 2**16 - 1
 
 
 class BadImage(ValueError):
@@ -34,22 +35,45 @@ def decode(example: Any, channels: int = 3) -> Image.Image:
     """The image of an Example, as RGB (channels 3) or gray (channels 1).
 
     Colour space and file type are read from the bytes, not from the name: CMYK JPEGs and PNGs under .JPEG names are
-    converted, transparency is dropped, the EXIF orientation is ignored. Raises BadImage naming the file.
+    converted, gray of 16 bits is scaled to 8, transparency is dropped, the EXIF orientation is ignored, and of an
+    animation the first picture is taken. Raises BadImage naming the file, also where pixels have no known range.
     """
     try:
         if isinstance(example.image, np.ndarray):
-            image = Image.fromarray(example.image.squeeze(-1) if example.image.shape[-1] == 1 else example.image)
+            image = _from_array(example.image)
         elif not example.image:
             raise ValueError("it is empty (zero bytes)")
         else:
             image = Image.open(io.BytesIO(example.image))
-        image.load()  # Decodes: what follows cannot fail, and `convert` would copy what needs no conversion.
+        image.load()  # Decodes; `convert` would copy what needs no conversion.
         mode = "L" if channels == 1 else "RGB"
-        return image if image.mode == mode else image.convert(mode)
+        return image if image.mode == mode else _of_8_bits(image).convert(mode)
     except Image.UnidentifiedImageError:
         raise BadImage(f"{example.name} cannot be decoded: its {len(example.image)} bytes are no image") from None
     except _UNDECODABLE as error:
         raise BadImage(f"{example.name} cannot be decoded: {error}") from None
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, but are {pixels.dtype}")
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """The same in a mode that `convert` takes as it is meant: that cuts what is larger than 255, and fractions.
+
+    0 to 65535 becomes 0 to 255, rounded. Raises ValueError for modes that do not say what white is.
+    """
+    if image.mode in ("La", "RGBa"):  # colours that are multiplied by how opaque they are
+        return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide * 255 + _16_BITS // 2) // _16_BITS).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = {"I": "integers of 32 bits", "F": "floats"}[image.mode]
+        raise ValueError(f"its mode {image.mode} ({kind}) does not say what is white; save it with 8 or 16 bits")
+    return image
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a command line to an exit code: 0 done, 1 an error in one sentence, 2 unknown options, 75 stopped."""
+"""From a command line to an exit code: 0 done, 1 an error in a sentence, 2 unknown options, 75 stopped, 130 Ctrl-C."""
 
 import os
 import sys
@@ -12,7 +12,16 @@ from rich.console import Console
 from epjax.runs.config import Config, describe, shared
 from epjax.runs.metrics import Line, skipped
 from epjax.runs.plots import learning_curve
-from epjax.runs.stopping import MENDABLE, STOPPED_EXIT_CODE, TRACEBACK, Stopped, sentence, together
+from epjax.runs.progress import plain_console
+from epjax.runs.stopping import (
+    INTERRUPTED_EXIT_CODE,
+    MENDABLE,
+    STOPPED_EXIT_CODE,
+    TRACEBACK,
+    Stopped,
+    sentence,
+    together,
+)
 from epjax.runs.table import files, method, summary
 from epjax.runs.task import Task
 from epjax.runs.trainer import Trainer
@@ -27,7 +36,7 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
     the network. What a user can mend is one sentence on the standard error; set EPJAX_TRACEBACK=1 to see
     where it was raised.
     """
-    console = Console()
+    console = plain_console()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _Warnings()
@@ -38,8 +47,11 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
             with together():
                 _train(config, recipe, make_task, console)
     except Stopped as stop:
-        console.print(str(stop), highlight=False)
+        console.print(str(stop))
         return STOPPED_EXIT_CODE
+    except KeyboardInterrupt:
+        print("\nerror: interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
     except MENDABLE as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
@@ -58,17 +70,15 @@ def _train(config: Config, recipe: Config, make_task: Callable[[], Task], consol
 
     trainer = Trainer(config, task, console, draw)
     with own(directory):
-        console.print(task.dataset.origin, highlight=False, soft_wrap=True)
-        console.print(describe(config, recipe), highlight=False, markup=False, soft_wrap=True)
+        console.print(task.dataset.origin, soft_wrap=True)
+        console.print(describe(config, recipe), soft_wrap=True)
         lines = trainer.run()
         console.print(summary(lines, title, how))
         if left_out := skipped(lines):
-            console.print(
-                f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}", highlight=False
-            )
+            console.print(f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}")
         for message in sorted(set().union(*processes.gather(sorted(trainer.left_out)))):
-            console.print(f"left out: {message}", highlight=False, soft_wrap=True)
-        console.print(files(directory), highlight=False, soft_wrap=True)
+            console.print(f"left out: {message}", soft_wrap=True)
+        console.print(files(directory), soft_wrap=True)
 
 
 def _check_alike(options: dict[str, Any]) -> None:

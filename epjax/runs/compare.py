@@ -13,7 +13,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from epjax.runs.plots import GREY, INK, colours, curve, dress
+from epjax.runs.plots import GREY, INK, colours, curve, dress, literal
 from epjax.runs.progress import duration
 from epjax.runs.records import Run, read
 
@@ -49,7 +49,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         axes.set_xlabel(name, color=INK)
         axes.get_legend().remove()
     figure.axes[0].set_ylabel("validation top-1 error (%)")
-    figure.suptitle(runs[0].data, x=0.01, ha="left", color=GREY, fontsize=9)
+    figure.suptitle(literal(runs[0].data), x=0.01, ha="left", color=GREY, fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8, labelcolor=INK)
     figure.savefig(path)

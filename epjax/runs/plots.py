@@ -22,6 +22,11 @@ def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str 
     gc.collect()  # a figure is a circle of references and 5 MB: left to itself, one an evaluation stays in memory
 
 
+def literal(text: str) -> str:
+    """`text` as it stands: dollars in a name begin no formula."""
+    return text.replace("$", r"\$")
+
+
 def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
     train, val = training(list(lines)), evaluations(list(lines))
     figure = Figure(figsize=(9.6, 4.2), dpi=150, layout="constrained", facecolor="white")
@@ -37,8 +42,8 @@ def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
     cost.set(ylabel="cost", ylim=(0, None))
     for axes in (error, cost):
         dress(axes)
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
-    error.set_title(subtitle, loc="left", fontsize=8, color=GREY)
+    figure.suptitle(literal(title), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    error.set_title(literal(subtitle), loc="left", fontsize=8, color=GREY)
     figure.savefig(path)
 
 

@@ -18,7 +18,6 @@ import tyro
 from jax import Array
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from epjax import Network
@@ -27,7 +26,8 @@ from epjax.network import Params, States
 from epjax.perturbation import Nudge
 from epjax.runs.command import sentence
 from epjax.runs.config import Gradient
-from epjax.runs.plots import GREY, INK, VAL
+from epjax.runs.plots import GREY, INK, VAL, literal
+from epjax.runs.progress import plain_console
 from epjax.runs.task import equilibration
 from epjax.runs.trained import Trained, load
 from epjax.systems.pcn.problem import Problem, equilibrate
@@ -93,7 +93,7 @@ def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Pat
         axes.imshow(np.sqrt(np.sum(eps**2, axis=-1)), cmap="magma", vmin=0)
         axes.set_title(f"layer {k}: {' x '.join(map(str, eps.shape))}", fontsize=8, color=GREY)
         axes.set_axis_off()
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=10)
+    figure.suptitle(literal(title), x=0.01, ha="left", color=INK, fontsize=10)
     figure.savefig(path)
 
 
@@ -121,7 +121,7 @@ def predict(
     label = None if nudge is None else find_class(nudge, trained.classes)
     pixels = np.stack([trained.pixels(path) for path in images])
     outputs = np.concatenate([jax.device_get(trained.outputs(one[None])) for one in pixels])
-    Console().print(table(trained, [path.name for path in images], outputs), highlight=False, soft_wrap=True)
+    plain_console().print(table(trained, [path.name for path in images], outputs), soft_wrap=True)
     if label is None or out is None:
         return
     options = trained.config.gradient

@@ -9,6 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from epjax.runs.metrics import Line
 
 
+def plain_console() -> Console:
+    """Prints what it is given as it stands: brackets and colons in paths and names mean nothing."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 @dataclass(frozen=True)
 class Status:
     """The numbers of the bar. `cost` and `error` (top-1, in percent) are of the steps just done."""
@@ -60,7 +65,6 @@ class Reporter:
             f"epoch {line['epoch']:g}/{self._epochs}  step {line['step']:>{len(str(self._total))}}"
             f"  top-1 error {line['val_top1_error']:6.2f}%  top-5 {line['val_top5_error']:6.2f}%"
             f"  cost {line['val_cost']:.4f}{speed}   {duration(line['seconds'])}",
-            highlight=False,
             soft_wrap=True,
         )
 

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 from epjax.cost import COSTS
-from epjax.data import BadImage, Batches, Prefetch, eval_batches, prefetch, train_batches
+from epjax.data import BadImage, Batches, LostWorker, Prefetch, eval_batches, prefetch, train_batches
 from epjax.diagnosis.examine import Diagnose, attempt
 from epjax.runs import machine
 from epjax.runs.config import Config, Optimiser, flat, identity, store
@@ -169,8 +169,8 @@ class Trainer:
         with prefetch(source, self.put) as feed:
             try:
                 self._steps(feed)
-            except BadImage:
-                if processes.count() == 1:  # the steps before it were good; the other processes do not know yet
+            except (BadImage, LostWorker):
+                if processes.count() == 1:  # the steps before were good; the other processes do not know yet
                     self._settle()
                     self._save()
                 raise
@@ -219,7 +219,7 @@ class Trainer:
         line = {"step": self.step, "epoch": self.plan.at(self.step)} | diagnosis_line(report)
         self.log.write(line | {"seconds": self._seconds()})
         if report.verdict != "good":
-            self.console.print(f"step {self.step}: {report.verdict}: {report.advice}", highlight=False)
+            self.console.print(f"step {self.step}: {report.verdict}: {report.advice}")
 
     def _train_batches(self) -> Batches:
         feed = self.config.feed
@@ -269,7 +269,7 @@ class Trainer:
         seconds = self.meter.step_seconds
         usual = None if seconds is None else self.pace.slow(seconds)
         if usual is not None:
-            self.console.print(f"step {step} took {seconds:.1f} s, usually {usual:.2g} s", highlight=False)
+            self.console.print(f"step {step} took {seconds:.1f} s, usually {usual:.2g} s")
 
     def _skip(self, step: int, what: str) -> None:
         """Leave a step out, which has changed no parameter. Raises NotFinite where that is not allowed (any more)."""
@@ -279,7 +279,7 @@ class Trainer:
         count = skipped_in_a_row(self.log.lines, step)
         if count > self.config.run.max_skipped:
             raise NotFinite(self._not_finite(step, what, f", with {count} steps skipped in a row"))
-        self.console.print(f"step {step} was skipped: {what} became NaN or infinite", highlight=False)
+        self.console.print(f"step {step} was skipped: {what} became NaN or infinite")
 
     def _not_finite(self, step: int, what: str, more: str = "") -> str:
         saved = self.checkpoints.steps

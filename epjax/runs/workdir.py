@@ -1,14 +1,18 @@
 """The work directory: made, writable, and used by one run at a time."""
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from epjax.training import processes
+
+LOCK, HOLDER = "lock", "lock.holder"
+"""The file that is locked, and beside it who did it: what is locked cannot be read everywhere."""
 
 _PATIENCE = 10.0
 
@@ -17,13 +21,18 @@ _PATIENCE = 10.0
 def own(directory: Path) -> Iterator[None]:
     """Hold `directory` for this run, of which process 0 has the lock and the others must see it.
 
-    Raises OSError where it cannot be written, another run holds it, or the processes have different directories.
-    The lock is the operating system's: it ends with the process, however that ends.
+    Raises ValueError for a path that is not UTF-8, and OSError where it cannot be written, another run holds it, or the
+    processes have different directories. The lock is the operating system's: it ends with the process, however that
+    ends.
     """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"workdir must be a path in UTF-8, but is {str(directory)!a}") from None
     with _lock(directory) if processes.index() == 0 else nullcontext(""):
-        holder = processes.first((directory / "lock").read_text() if processes.index() == 0 else "")
+        holder = processes.first(_read(directory / HOLDER) if processes.index() == 0 else "")
         deadline = time.monotonic() + _PATIENCE  # a file of another host may take its time
-        while (seen := _read(directory / "lock")) != holder:
+        while (seen := _read(directory / HOLDER)) != holder:
             if time.monotonic() > deadline:
                 raise OSError(
                     f"workdir {directory} must be one folder that all processes share, but where process 0 has the"
@@ -34,27 +43,35 @@ def own(directory: Path) -> Iterator[None]:
         yield
 
 
-def _read(lock: Path) -> str:
-    return lock.read_text() if lock.exists() else ""
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
+    # Without the operating system's lock there is none: a file alone would outlive a run that is killed.
+    lock = FileLock(directory / LOCK, blocking=False, fallback_to_soft=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / "lock").open("a+")
+        lock.acquire()
+        _write(directory / HOLDER, f"pid {os.getpid()} on {socket.gethostname()}")
+    except Timeout as error:
+        holder = _read(directory / HOLDER).strip() or "an unknown process"
+        raise OSError(f"workdir {directory} is in use by another run ({holder})") from error
     except OSError as error:
         raise OSError(f"workdir {directory} cannot be written: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "an unknown process"
-            raise OSError(f"workdir {directory} is in use by another run ({holder})") from error
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        os.fsync(lock.fileno())
+    except NotImplementedError as error:
+        raise OSError(f"workdir {directory} lies where no file can be locked: give another --workdir") from error
+    try:
         yield
-        lock.truncate(0)
+    finally:
+        with suppress(OSError):  # the folder may be gone, which the run has told
+            (directory / HOLDER).unlink()
+            lock.release()

@@ -65,7 +65,9 @@ class Checkpoints:
         self._config = json.loads(json.dumps(dict(config)))
         self._saving: int | None = None
         self._started: Any = None
+        self._proven = False
         self._remove_leftovers()
+        self._try_folder()
         self._put_aside_unreadable_notes()
         best = _policies.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.training.Checkpointer(
@@ -73,6 +75,7 @@ class Checkpoints:
             save_decision_policy=_Always(),
             preservation_policy=_policies.AnyPreservationPolicy([_policies.LatestN(keep), best]),
         )
+        self._place = _place(self.directory)
 
     @property
     def steps(self) -> list[int]:
@@ -90,18 +93,25 @@ class Checkpoints:
     ) -> None:
         """Start to write `state`; returns when `state` may be overwritten.
 
-        Raises OSError if the save before this one failed. A step that already has its checkpoint is left as
-        it is.
+        Raises OSError if the save before this one failed, or the folder is another than it was. A step that already
+        has its checkpoint is left as it is. The first checkpoint of a run is read back before this returns.
         """
         self.wait()
         if step in self.steps:
             return
+        if _place(self.directory) != self._place:  # orbax would make it anew, and one run would lie in two places
+            raise OSError(
+                f"could not write the checkpoint of step {step}: {self.directory} was removed, renamed or unmounted"
+                " while the run went on; what was saved in it is as it was"
+            )
         extra = json.loads(json.dumps(dict(extra or {})))  # written later, when the caller's may have changed
         note = {"config": self._config, "extra": extra, "digest": _digest(state), "arrays": _arrays(state)}
         self._saving = step
         with self._explain_failure():
             metrics = None if metric is None else {"metric": float(metric)}
             self._started = self._manager.save_async(step, state, metrics=metrics, custom_metadata=note)
+        if not self._proven:
+            self._prove(step, state, note["digest"])
 
     def wait(self) -> None:
         """Wait until what was started is on disk. Raises OSError, with the reason, if it could not be."""
@@ -140,6 +150,7 @@ class Checkpoints:
             if reason is None:
                 self._check_width(step, _arrays(state), _arrays(like))
                 if _digest(state) == note["digest"]:
+                    self._proven = True
                     self._put_aside(damaged, f"going on from step {step}")
                     self._manager.reload()
                     return Restored(state, step, note["extra"])
@@ -147,6 +158,27 @@ class Checkpoints:
             damaged[step] = reason
         self._refuse(damaged)
         return None
+
+    def _prove(self, step: int, state: State, digest: list[int]) -> None:
+        """Raises OSError where what was just written does not come back: better now than after days."""
+        self.wait()
+        like = describe(state, jax.tree.map(_sharding, state))
+        found, reason = _of_all(partial(_load_own, self.directory / str(step), like))
+        if reason is None and _digest(found) != digest:
+            reason = "other arrays came back"
+        if reason is not None:
+            raise OSError(f"the checkpoint of step {step} in {self.directory} was written and cannot be read: {reason}")
+        self._proven = True
+
+    def _try_folder(self) -> None:
+        """Raises OSError where a file system or a path is such that nothing can be written there and read again."""
+        if first(saved_steps(self.directory)):
+            return
+        _, reason = _of_all(partial(_write_and_read, self.directory))
+        if reason is not None:
+            raise OSError(
+                f"checkpoints cannot be kept in {self.directory}, where a trial failed: {reason}; give another workdir"
+            )
 
     def _check_configuration(self, config: Mapping[str, Any]) -> None:
         differing = differences(config, self._config)
@@ -242,6 +274,35 @@ def read_params(directory: Path, step: int, like: State) -> State:
     return params
 
 
+def _write_and_read(directory: Path) -> None:
+    """A few numbers, by process 0, in a folder whose name is longer than that of a checkpoint."""
+    if index() > 0:
+        return
+    path, written = directory / "trial.of.this.folder", {"numbers": np.arange(3, dtype=int)}
+    try:
+        with _alone():
+            ocp.save(path, written, overwrite=True)
+            read = ocp.load(path, {"numbers": np.zeros(3, int)})
+        if not np.array_equal(read["numbers"], written["numbers"]):
+            raise OSError("other numbers came back")
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _place(directory: Path) -> tuple[int, int] | None:
+    """What tells a folder from another of the same name; None where there is none."""
+    try:
+        about = directory.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _sharding(leaf: Any) -> Any:
+    """Where an array lies; one of NumPy comes back to where jax puts it."""
+    return leaf.sharding if isinstance(leaf, jax.Array) else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One phrase for each field that differs: `beta was 0.05, is 0.1`."""
     absent = "not set"
@@ -331,13 +392,18 @@ def _free_name(folder: Path, name: str) -> Path:
 
 def _load_own(path: Path, like: State) -> State:
     """This process's share of the arrays, without a barrier: one that cannot read must not keep the others waiting."""
+    with _alone():
+        return ocp.load(path, like)
+
+
+def _alone() -> Any:
+    """A context in which orbax waits for no other process."""
     context = ocp.Context()
     if count() > 1:
         context.multiprocessing.primary_host = index()
         context.multiprocessing.active_processes = {index()}
         context.multiprocessing.barrier_sync_key_prefix = f"process{index()}"
-    with context:
-        return ocp.load(path, like)
+    return context
 
 
 def _of_all(read: Callable[[], Any]) -> tuple[Any, str | None]:

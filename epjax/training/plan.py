@@ -271,7 +271,7 @@ def show(plan: Plan) -> None:
         rows["price"] = lambda e: f"{e.hours * plan.devices * price:,.0f}"
     for name, text in rows.items():
         table.add_row(name, *(text(e) for e in estimates))
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     peak = getattr(device, plan.precision) / 1e12
     console.print(

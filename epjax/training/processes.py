@@ -155,17 +155,17 @@ def _watch() -> None:
     atexit.register(over.set)
 
 
-def end(message: str) -> NoReturn:
-    """End every process with exit code 1: each prints `message`, or that of the one that failed before this one.
+def end(message: str, code: int = 1) -> NoReturn:
+    """End every process, this one with exit code `code`: each prints `message`, or that of the one that was first.
 
     No process is waited for beyond a few seconds: one that hangs in a collective is ended as well.
     """
     with suppress(jax.errors.JaxRuntimeError):  # another one has failed already
         _state().client.key_value_set(_FAILED, json.dumps([index(), message]))
-    _leave()
+    _leave(code)
 
 
-def _leave() -> NoReturn:
+def _leave(code: int = 1) -> NoReturn:
     _leaving.acquire()  # for good: this may be called by two threads
     with suppress(Exception):
         failed, message = json.loads(_look(_FAILED) or "")
@@ -176,7 +176,7 @@ def _leave() -> NoReturn:
             time.sleep(0.05)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 class Moment:

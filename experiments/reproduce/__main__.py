@@ -24,6 +24,7 @@ from rich.table import Table
 
 from epjax.runs.command import sentence
 from epjax.runs.config import store
+from epjax.runs.progress import plain_console
 from epjax.runs.stopping import STOPPED_EXIT_CODE, Stopped
 from experiments.reproduce import page
 from experiments.reproduce.figure import Figure
@@ -68,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.figure not in FIGURES:
         print(f"error: FIGURE must be one of {', '.join(FIGURES)}, got {options.figure!r}", file=sys.stderr)
         return 2
-    console = Console()
+    console = plain_console()
     try:
         reproduce(options, console)
     except Stopped as stop:
-        console.print(str(stop), highlight=False)
+        console.print(str(stop))
         return STOPPED_EXIT_CODE
     except (ValueError, OSError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
@@ -91,7 +92,7 @@ def reproduce(options: Options, console: Console) -> None:
 
     def tell(message: str) -> None:
         done = len(grid.results())
-        console.print(f"{done} of {len(grid.cells)} finished: {message}", highlight=False, soft_wrap=True)
+        console.print(f"{done} of {len(grid.cells)} finished: {message}", soft_wrap=True)
 
     grid.run(part, options.data, options.minutes, tell)
     finish(figure, grid, options.out or options.runs, console)
@@ -114,7 +115,7 @@ def finish(figure: Figure, grid: Grid, out: Path, console: Console) -> None:
     for f in page.judge(figure, results, len(grid.cells)):
         table.add_row(f.claim, f.verdict, f.evidence)
     console.print(table)
-    console.print(f"in {out}: {figure.NAME}.json, {figure.NAME}.png, README.md", highlight=False, soft_wrap=True)
+    console.print(f"in {out}: {figure.NAME}.json, {figure.NAME}.png, README.md", soft_wrap=True)
 
 
 if __name__ == "__main__":
