@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,16 +58,24 @@ def command(data: Path, workdir: Path, width: float, *options: str) -> list[str]
 
 
 @contextmanager
-def running(argv: Sequence[str], compiled: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """The command on one device; `compiled` is a folder for compiled programs. It is killed when the context ends."""
+def running(
+    argv: Sequence[str], compiled: Path | None = None, said: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command on one device; `compiled` is a folder for compiled programs. It is killed when the context ends.
+
+    Its errors go to a pipe, or to the file `said`, with a line for each program that jax compiles.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     environment["XLA_FLAGS"] = ""
     if compiled is not None:
         cache = {"COMPILATION_CACHE_DIR": str(compiled), "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         environment |= {f"JAX_{name}": value for name, value in cache.items()}
-    with subprocess.Popen(
-        argv, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    if said is not None:
+        environment["JAX_LOG_COMPILES"] = "1"
+    with (
+        nullcontext(subprocess.PIPE) if said is None else said.open("wb") as errors,
+        subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
         try:
             yield process
         finally:

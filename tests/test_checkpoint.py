@@ -5,7 +5,10 @@ a damaged checkpoint that stops the run or is overwritten, the best one thrown a
 configuration.
 """
 
+import errno
+import os
 import resource
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epjax.training import sharding
+from epjax.training import checkpoint, sharding
 from epjax.training.checkpoint import Checkpoints, ConfigurationDiffers, _digest, describe, differences
 from epjax.training.optimiser import sgd
 from epjax.training.step import initial_state
@@ -293,6 +296,101 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder, no_room):
     again.wait()
     assert again.steps == [1, 2]
     again.close()
+
+
+PATHS = [
+    "two words",
+    "über 漢字",
+    "line\nbreak",
+    "-dash",
+    "#1",
+    "a%20b",
+    "quote'\"",
+    "$HOME",
+    "~",
+    "a:b",
+    "a|b,{c}",
+    "x" * 255,
+]
+PATTERNS = ["[a]", "a*", "a?", "a\\b", "lr=[1e-3]"]
+
+
+@pytest.mark.parametrize("name", PATHS, ids=lambda name: ascii(name)[:20])
+def test_every_path_keeps_checkpoints(folder, name):
+    save_steps(folder.parent / name / "checkpoints", [1])
+    again = Checkpoints(folder.parent / name / "checkpoints", CONFIG)
+    assert_same(again.restore(like(make_state())).state, make_state(1, 1))
+    again.close()
+    assert [path.name for path in (folder.parent / name / "checkpoints").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_path_that_is_taken_for_a_pattern_is_refused(folder, name):
+    with pytest.raises(ValueError, match=r"orbax takes [*?\\\[] in a path for a pattern; give another workdir"):
+        Checkpoints(folder.parent / name, CONFIG)
+    assert not list(folder.parent.iterdir())
+
+
+def test_a_folder_that_gives_back_other_numbers_is_refused_at_once(folder, monkeypatch):
+    monkeypatch.setattr("epjax.training.checkpoint.ocp.load", lambda *_: {"numbers": np.zeros(3)})
+    with pytest.raises(OSError, match=r"cannot be kept in .*, where a trial failed: other numbers came back; give"):
+        Checkpoints(folder, CONFIG)
+    assert not list(folder.iterdir())
+
+
+def test_the_first_checkpoint_is_read_back_before_the_run_goes_on(folder, monkeypatch):
+    checkpoints, loads = Checkpoints(folder, CONFIG), []
+    load = checkpoint._load_own
+    monkeypatch.setattr(checkpoint, "_load_own", lambda path, like: loads.append(path.name) or load(path, like))
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step, step))
+    checkpoints.close()
+    assert loads == ["1"]
+    again = Checkpoints(folder, CONFIG)
+    again.restore(like(make_state()))
+    again.save(3, make_state(3, 3))  # what went on from a checkpoint has read one
+    again.close()
+    assert loads == ["1", "2"]
+
+
+def test_a_first_checkpoint_that_cannot_be_read_back_is_one_sentence(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, CONFIG)
+    monkeypatch.setattr(checkpoint, "_load_own", lambda path, like: make_state(9))
+    with pytest.raises(OSError, match=r"step 1 in .* was written and cannot be read: other arrays came back"):
+        checkpoints.save(1, make_state(1, 1))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "another in its place"])
+def test_a_folder_that_is_gone_while_the_run_goes_on(folder, tmp_path, how):
+    """orbax would make it anew: the run would lie in two places, or be saved where nobody looks."""
+    checkpoints = Checkpoints(folder, CONFIG)
+    checkpoints.save(1, make_state(1, 1))
+    checkpoints.wait()
+    shutil.rmtree(folder) if how == "removed" else folder.rename(tmp_path / "moved")
+    if how == "another in its place":
+        folder.mkdir()
+    with pytest.raises(OSError, match=r"step 2: .* was removed, renamed or unmounted while the run went on"):
+        checkpoints.save(2, make_state(2, 2))
+    checkpoints.close()
+    assert not folder.exists() or not list(folder.iterdir())
+    if how != "removed":
+        assert_same(Checkpoints(tmp_path / "moved", CONFIG).restore(like(make_state())).state, make_state(1, 1))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.EIO, errno.ESTALE])
+def test_a_disk_that_refuses_is_one_sentence(folder, monkeypatch, number):
+    save_steps(folder, [1])
+    checkpoints = Checkpoints(folder, CONFIG)
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoints._manager, "save_async", refuse)
+    with pytest.raises(OSError, match=f"could not write the checkpoint of step 2 to .*{os.strerror(number)}"):
+        checkpoints.save(2, make_state(2, 2))
+    assert_same(checkpoints.restore(like(make_state())).state, make_state(1, 1))
+    checkpoints.close()
 
 
 def test_keep_must_be_positive(folder):

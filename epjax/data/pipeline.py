@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -155,18 +154,15 @@ class _Workers:
         self._thread = threading.Thread(target=self._look, daemon=True, name="workers")
         self._thread.start()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """What is done in here waits for them. Raises LostWorker where one ends or all of it takes too long."""
-        self._waits_since = time.monotonic()
-        try:
-            yield
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
-                raise
-            raise self._lost(int(str(error).split("exit code ")[1].split(".")[0])) from None
-        finally:
-            self._waits_since = None
+    def waits(self, waits: bool) -> None:
+        """Whether somebody waits for them now."""
+        self._waits_since = time.monotonic() if waits else None
+
+    def explain(self, error: RuntimeError) -> Exception | None:
+        """What grain said of a worker that ended, in our words; None where it said something else."""
+        if "terminated unexpectedly" not in str(error):
+            return None
+        return self._lost(int(str(error).split("exit code ")[1].split(".")[0]))
 
     def close(self) -> None:
         """End the watch."""
@@ -176,7 +172,7 @@ class _Workers:
     def _lost(self, code: int) -> Exception:
         if self._hang:
             return LostWorker(
-                f"the {self._count} processes that decode images gave no batch for {HANGS_AFTER:g} seconds and were"
+                f"the processes that decode images ({self._count}) gave no batch for {HANGS_AFTER:g} seconds and were"
                 " ended: look whether the disk with the images answers"
             )
         if code == _UNGUARDED_EXIT_CODE:
@@ -220,8 +216,7 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         """The next batch; StopIteration at the end of an evaluation."""
-        with self._workers.watched() if self._workers else nullcontext():
-            batch: dict[str, Any] = next(self._batches)
+        batch = self._next()
         if self._workers:  # Copied, so that shared memory is freed here and not at the whim of the collector.
             batch = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
         for message in batch.pop("bad"):
@@ -234,9 +229,28 @@ class Batches(Iterator[Batch]):
             raise BadImage(f"{_PATIENCE} images in a row, or all of them, are bad: see the messages above")
         return batch
 
+    def _next(self) -> dict[str, Any]:
+        if self._batches is None:
+            raise ValueError("these batches are closed")
+        if self._workers is None:
+            return next(self._batches)
+        self._workers.waits(True)
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            lost = self._workers.explain(error)
+            if lost is None:
+                raise
+        finally:
+            self._workers.waits(False)
+        self.close()  # now, and without grain's error: what keeps its iterators to the end of the program, complains
+        raise lost
+
     def close(self) -> None:
         """End threads and worker processes."""
-        self._batches.close()
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
         if self._workers:
             self._workers.close()
 

@@ -66,6 +66,7 @@ class Checkpoints:
         self._saving: int | None = None
         self._started: Any = None
         self._proven = False
+        _check_path(self.directory)
         self._remove_leftovers()
         self._try_folder()
         self._put_aside_unreadable_notes()
@@ -99,11 +100,7 @@ class Checkpoints:
         self.wait()
         if step in self.steps:
             return
-        if _place(self.directory) != self._place:  # orbax would make it anew, and one run would lie in two places
-            raise OSError(
-                f"could not write the checkpoint of step {step}: {self.directory} was removed, renamed or unmounted"
-                " while the run went on; what was saved in it is as it was"
-            )
+        self._check_place(step)  # orbax would make the folder anew, and one run would lie in two places
         extra = json.loads(json.dumps(dict(extra or {})))  # written later, when the caller's may have changed
         note = {"config": self._config, "extra": extra, "digest": _digest(state), "arrays": _arrays(state)}
         self._saving = step
@@ -182,6 +179,13 @@ class Checkpoints:
                 f"checkpoints cannot be kept in {self.directory}, where a trial failed: {reason}; give another workdir"
             )
 
+    def _check_place(self, step: int | None) -> None:
+        if _place(self.directory) != self._place:
+            raise OSError(
+                f"could not write the checkpoint of step {step}: {self.directory} was removed, renamed or unmounted"
+                " while the run went on; what was saved in it is as it was"
+            )
+
     def _check_configuration(self, config: Mapping[str, Any]) -> None:
         differing = differences(config, self._config)
         if differing:
@@ -240,6 +244,7 @@ class Checkpoints:
             with _quiet():
                 yield
         except Exception as error:
+            self._check_place(self._saving)
             raise OSError(
                 f"could not write the checkpoint of step {self._saving} to {self.directory}: {_line(error)}"
             ) from error
@@ -274,6 +279,14 @@ def read_params(directory: Path, step: int, like: State) -> State:
     if found != digest[: len(found)]:
         raise OSError(f"the arrays of the checkpoint {path} are not those that were saved")
     return params
+
+
+def _check_path(directory: Path) -> None:
+    if found := sorted(set("*?[\\") & set(str(directory))):
+        raise ValueError(
+            f"checkpoints cannot be kept in {directory}: orbax takes {' and '.join(found)} in a path for a pattern;"
+            " give another workdir"
+        )
 
 
 def _write_and_read(directory: Path) -> None:

@@ -161,14 +161,16 @@ def end(message: str, code: int = 1) -> NoReturn:
     No process is waited for beyond a few seconds: one that hangs in a collective is ended as well.
     """
     with suppress(jax.errors.JaxRuntimeError):  # another one has failed already
-        _state().client.key_value_set(_FAILED, json.dumps([index(), message]))
-    _leave(code)
+        _state().client.key_value_set(_FAILED, json.dumps([index(), message, code]))
+    _leave()
 
 
-def _leave(code: int = 1) -> NoReturn:
+def _leave() -> NoReturn:
     _leaving.acquire()  # for good: this may be called by two threads
+    code = 1
     with suppress(Exception):
-        failed, message = json.loads(_look(_FAILED) or "")
+        failed, message, code_of_failed = json.loads(_look(_FAILED) or "")
+        code = code_of_failed if failed == index() else 1  # whichever thread of it is the first to leave
         print(f"error: {message}" if failed == index() else f"error: on process {failed}: {message}", file=sys.stderr)
         _state().client.key_value_set(f"{_ENDED}/{index()}", "")
         deadline = time.monotonic() + _GRACE  # process 0 keeps what the others still have to read
