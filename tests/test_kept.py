@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from epjax.runs.stopping import SIGNALS, StopRequest
+from epjax.training import checkpoint
 from epjax.training.checkpoint import Checkpoints, describe
 
 NAMES = [
@@ -61,6 +62,24 @@ def test_a_folder_that_vanished_is_one_sentence(tmp_path):
         checkpoints.save(2, {"w": jnp.arange(5.0)})
     assert (tmp_path / "elsewhere" / "1").is_dir()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: w + 1, "other arrays came back"),
+        (lambda w: w.astype(jnp.float16), "arrays of another kind came back"),
+        (lambda w: w[:3], "arrays of another kind came back"),
+    ],
+    ids=["values", "dtype", "shape"],
+)
+def test_a_first_save_that_does_not_come_back_is_told_at_once(change, sentence, tmp_path, monkeypatch):
+    load = checkpoint._load_own
+    monkeypatch.setattr(checkpoint, "_load_own", lambda *given: {"w": change(load(*given)["w"])})
+    checkpoints = Checkpoints(tmp_path / "run", {})
+    with pytest.raises(OSError, match=f"was written and cannot be read: {sentence}"):
+        checkpoints.save(1, {"w": jnp.arange(5.0)})
+    checkpoints.close()
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
