@@ -1,6 +1,7 @@
 """Eight simulated devices, strict dtype and rank promotion, no dependence on the x64 flag."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def x64() -> Iterator[None]:
     """float64 inside the test, whatever the global flag."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def hangup_heard() -> Iterator[None]:
+    """SIGHUP as at a terminal, for the test and what it starts: `nohup pytest` ignores it, and so would they."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL if before == signal.SIG_IGN else before)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
@@ -45,7 +44,7 @@ def after_step(monkeypatch):
 
 
 @pytest.mark.parametrize("name", POSIX)
-def test_every_signal_that_asks_for_an_end_saves(folder, tmp_path, name, after_step, capfd):  # noqa: F811
+def test_every_signal_that_asks_for_an_end_saves(folder, tmp_path, name, after_step, capfd, hangup_heard):  # noqa: F811
     after_step(1, lambda: os.kill(os.getpid(), getattr(signal, name)))
     before = signal.getsignal(getattr(signal, name))
     assert vgg5.main(small(folder, tmp_path / "run")) == 75
@@ -151,18 +150,19 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def test_a_terminal_that_is_closed_saves_the_run(folder, tmp_path):  # noqa: F811
+def test_a_terminal_that_is_closed_saves_the_run(folder, tmp_path, hangup_heard):  # noqa: F811
     ours, theirs = pty.openpty()
     argv = small(folder, tmp_path / "run", "--epochs", "100000", "--log-every", "1", "--eval-every", "100000")
     command = [sys.executable, script(tmp_path / "closed.py", CLOSED), str(tmp_path / "code"), *argv]
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     with subprocess.Popen(command, env=environment(), cwd=ROOT, start_new_session=True, **streams) as run:
         os.close(theirs)
-        reader = threading.Thread(target=drain, args=(ours, tmp_path / "run" / "metrics.jsonl", 3))
-        reader.start()
-        reader.join(120)
-        os.close(ours)
-        run.wait(60)
+        try:
+            drain(ours, tmp_path / "run" / "metrics.jsonl", 3)
+            os.close(ours)
+            run.wait(60)
+        finally:
+            run.kill()  # leaving the block waits for it, however long that takes
     assert (tmp_path / "code").read_text() == "75"
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
@@ -170,7 +170,9 @@ def test_a_terminal_that_is_closed_saves_the_run(folder, tmp_path):  # noqa: F81
 def drain(terminal, log, lines):
     """Take what is written to a terminal until a log has that many lines."""
     os.set_blocking(terminal, False)
+    deadline = time.monotonic() + 120
     while not log.exists() or len(log.read_text().splitlines()) < lines:
+        assert time.monotonic() < deadline
         try:
             os.read(terminal, 4096)
         except (BlockingIOError, OSError):

@@ -83,7 +83,7 @@ def test_a_first_save_that_does_not_come_back_is_told_at_once(change, sentence, 
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_every_signal_asks_for_a_stop_and_ends_nothing(number, capfd):
+def test_every_signal_asks_for_a_stop_and_ends_nothing(number, capfd, hangup_heard):
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
     before = signal.getsignal(number)
     with StopRequest() as stop:
