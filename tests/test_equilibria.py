@@ -217,6 +217,12 @@ def test_sync_diverges_where_even_odd_settles():
     assert at["Async"] < 1e-4 < 0.1 < at["Sync"]
 
 
+def _without_key():
+    net = epjax.models.mlp([3])
+    params = net.init(jax.random.key(0), (3,))
+    return epjax.value_and_grad(net, CE, scheme="random")(params, jnp.zeros((2, 3)), jnp.arange(2))
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -249,23 +255,12 @@ def test_sync_diverges_where_even_odd_settles():
             lambda: epjax.value_and_grad(_odd_skip(), CE, equilibration=epjax.Async(4)),
             r"layers fed by the opposite parity, but layer 3 is fed by \(2, 1\)",
         ),
-        (
-            lambda: estimator(scheme="random")(
-                network().init(jax.random.key(0), (3,)), jnp.zeros((2, 3)), jnp.arange(2)
-            ),
-            "key must be a jax random key",
-        ),
+        (_without_key, "key must be a jax random key"),
     ],
 )
 def test_bad_input(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
-
-
-def _without_key():
-    net = epjax.models.mlp([3])
-    params = net.init(jax.random.key(0), (3,))
-    return epjax.value_and_grad(net, CE, scheme="random")(params, jnp.zeros((2, 3)), jnp.arange(2))
 
 
 def estimator(**options):
