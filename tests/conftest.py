@@ -31,12 +31,18 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture
-def hangup_heard() -> Iterator[None]:
-    """SIGHUP as at a terminal, for the test and what it starts: `nohup pytest` ignores it, and so would they."""
-    before = signal.getsignal(signal.SIGHUP)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL if before == signal.SIG_IGN else before)
+def signals_heard() -> Iterator[None]:
+    """Signals as at a terminal, for the test and what it starts.
+
+    `nohup pytest` ignores SIGHUP and `pytest &` in a script SIGINT, and so would they.
+    """
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGQUIT: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.getsignal(number) for number in usual}
+    for number, handler in before.items():
+        signal.signal(number, usual[number] if handler == signal.SIG_IGN else handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from epjax.runs.metrics import MetricsLog
 from epjax.runs.progress import Reporter
 from experiments import vgg5
 
+pytestmark = pytest.mark.usefixtures("signals_heard")
 POSIX = ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"]
 
 
@@ -44,7 +45,7 @@ def after_step(monkeypatch):
 
 
 @pytest.mark.parametrize("name", POSIX)
-def test_every_signal_that_asks_for_an_end_saves(folder, tmp_path, name, after_step, capfd, hangup_heard):  # noqa: F811
+def test_every_signal_that_asks_for_an_end_saves(folder, tmp_path, name, after_step, capfd):  # noqa: F811
     after_step(1, lambda: os.kill(os.getpid(), getattr(signal, name)))
     before = signal.getsignal(getattr(signal, name))
     assert vgg5.main(small(folder, tmp_path / "run")) == 75
@@ -150,7 +151,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
-def test_a_terminal_that_is_closed_saves_the_run(folder, tmp_path, hangup_heard):  # noqa: F811
+def test_a_terminal_that_is_closed_saves_the_run(folder, tmp_path):  # noqa: F811
     ours, theirs = pty.openpty()
     argv = small(folder, tmp_path / "run", "--epochs", "100000", "--log-every", "1", "--eval-every", "100000")
     command = [sys.executable, script(tmp_path / "closed.py", CLOSED), str(tmp_path / "code"), *argv]

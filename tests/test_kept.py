@@ -16,6 +16,7 @@ from epjax.runs.stopping import SIGNALS, StopRequest
 from epjax.training import checkpoint
 from epjax.training.checkpoint import Checkpoints, describe
 
+pytestmark = pytest.mark.usefixtures("signals_heard")
 NAMES = [
     "[brackets]",
     "star*",
@@ -83,7 +84,7 @@ def test_a_first_save_that_does_not_come_back_is_told_at_once(change, sentence, 
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_every_signal_asks_for_a_stop_and_ends_nothing(number, capfd, hangup_heard):
+def test_every_signal_asks_for_a_stop_and_ends_nothing(number, capfd):
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2} == set(SIGNALS)
     before = signal.getsignal(number)
     with StopRequest() as stop:
