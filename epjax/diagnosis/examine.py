@@ -11,7 +11,7 @@ more iterations, and what brings it nearer to backpropagation's is what was wron
 finite has no direction to compare: it gets a verdict of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,12 +22,12 @@ import numpy as np
 from jax import Array
 
 from epjax.checks import check_batch
-from epjax.cost import Cost, cross_entropy
+from epjax.cost import Cost, as_cost, cross_entropy
 from epjax.diagnosis.kinks import switches
 from epjax.diagnosis.report import WHOLE, WORST, Diagnosis, LayerReport, Verdict
 from epjax.estimator import backprop_value_and_grad, value_and_grad
 from epjax.network import Network, Params
-from epjax.systems import as_system
+from epjax.systems import as_equilibration, as_system
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.pcn.traversal import Async, Sync
 from epjax.systems.solution import Solution
@@ -52,13 +52,13 @@ def diagnose(
 def diagnoser(
     net: Network,
     *,
-    cost: Cost = cross_entropy,
+    cost: Cost | str = cross_entropy,
     beta: float = 0.05,
-    equilibration: Method | None = None,
+    equilibration: Method | str | None = None,
     **options: Any,
 ) -> Diagnose:
     """`diagnose` as a function (params, x, y, key) whose programs are compiled once; options of `value_and_grad`."""
-    method = Sweep(1) if equilibration is None else equilibration
+    cost, method = as_cost(cost), _method(net, beta, equilibration, options)
     value_and_grad(net, cost, beta=beta, equilibration=method, **options)  # refuses a wrong option now
     bp = jax.jit(backprop_value_and_grad(net, cost))
 
@@ -92,6 +92,21 @@ def diagnoser(
         return replace(report, verdict=verdict[0], advice=verdict[1])
 
     return run
+
+
+def _method(net: Any, beta: Any, equilibration: Any, options: Mapping[str, Any]) -> Method:
+    """The equilibration. Raises ValueError for what `value_and_grad` takes and a diagnosis cannot."""
+    as_system(net)
+    if not isinstance(net, Network):
+        raise ValueError(f"net must be an epjax.Network for a diagnosis, got a {type(net).__name__}")
+    if np.ndim(beta) != 0:
+        raise ValueError(f"beta must be one number for a diagnosis, got shape {np.shape(beta)}")
+    for name in options.keys() & {"argnums", "keep_states"}:
+        raise ValueError(f"{name} must be left to the diagnosis, which looks at the parameters' gradient")
+    method = Sweep(1) if equilibration is None else as_equilibration(equilibration)
+    if not isinstance(method, Method):
+        raise ValueError(f"equilibration must be a Sweep, Async or Sync, or its name, for a diagnosis, got {method!r}")
+    return method
 
 
 def attempt(diagnose: Diagnose, params: Params, *batch: Any) -> Diagnosis:
