@@ -26,7 +26,7 @@ from flax.training.train_state import TrainState
 
 import epjax
 from epjax.data import open_dataset
-from epjax.runs import machine
+from epjax.runs import machine, markdown
 from epjax.runs.command import sentence
 
 SHARED = Path(os.environ.get("EPJAX_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -131,12 +131,13 @@ def compare(options: Options) -> dict[str, Any]:
 
 def table(rows: dict[str, Any]) -> str:
     """Mean and spread of the test error, as Markdown."""
-    lines = ["| loss | test error, mean | standard deviation | of each seed |", "|---|--:|--:|---|"]
+    lines = []
     for name, runs in rows.items():
         errors = [run["test_error"] for run in runs]
         spread = np.std(errors, ddof=1) if len(errors) > 1 else float("nan")
-        lines.append(f"| {name} | {np.mean(errors):.2f}% | {spread:.2f} | {', '.join(f'{e:.2f}' for e in errors)} |")
-    return "\n".join(lines)
+        lines.append((name, f"{np.mean(errors):.2f}%", f"{spread:.2f}", ", ".join(f"{e:.2f}" for e in errors)))
+    header = ("loss", "test error, mean", "standard deviation", "of each seed")
+    return "\n".join(markdown.table(header, lines, right=(1, 2)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
