@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from epjax.checks import check_batch
@@ -22,6 +21,7 @@ from epjax.cost import Cost, as_cost
 from epjax.estimator import value_and_grad
 from epjax.network import Network, Params
 from epjax.network.listed import from_flax
+from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import as_system
 from epjax.systems.pcn.network import mean_cost
 
@@ -45,7 +45,7 @@ def ep_loss(
     * With `has_aux` the loss is ``(cost, output)`` with the free output [B, classes], for jax's own `has_aux`.
     * `algorithm="bp"` is the same function of the same network with the gradient of backpropagation.
 
-    x [B, ...], y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
+    y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
     `from_flax` takes it, and `params` are then its own: a linen model's ``model.init(...)["params"]``, or the nnx model
     itself, under `nnx.grad`. Weights that the model ties have the sum over their places. Raises ValueError for an
     unknown algorithm and for a model without layers, and where the loss is given what `check_batch` refuses; the loss
@@ -67,7 +67,9 @@ def ep_loss(
 
     of_batch = free if algorithm == "bp" else _with_gradient(free, model, cost, has_aux, options)
 
-    def loss(params: Any, x: Array, y: Array, key: Array | None = None) -> Any:
+    def loss(
+        params: Any, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> Any:
         theta, held = model.split(params)
         x, y = check_batch(as_system(model.net), cost, theta, x, y, clamped=clamped)
         return of_batch(theta, held, x, y, key)

@@ -4,7 +4,8 @@ One vocabulary of dimensions, here and nowhere else:
 
     batch      examples                       classes    units of the output
     phases     nudged phases of a scheme      *state     the dimensions of one layer's state, any number of them
-    height width channels                     an image
+    features   units of a layer               height width channels    an image
+    ...        any dimensions: those of an input, which a model knows
 
 The names come from jaxtyping where it is installed, and the tests check them at every call by its import hook. Without
 it they are plain arrays: users pay nothing.
