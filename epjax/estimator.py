@@ -80,7 +80,14 @@ def value_and_grad(
         at_rest = system.free(params, x, free)
 
         def phase(beta: Array) -> Solution:
-            return system.nudged(params, at_rest, perturb(cost, at_rest.output, y, beta), method, errors)
+            perturbation = perturb(cost, at_rest.output, y, beta)
+            found = system.nudged(params, at_rest, perturbation, method, errors)
+            if perturbation.at_once:  # it is where it is held, whatever the system
+                return found
+            force = jnp.linalg.norm(perturbation.direction(at_rest.output).ravel())
+            distance = jnp.linalg.norm(system.moved(at_rest, found).ravel())
+            tiny = jnp.finfo(force.dtype).tiny
+            return replace(found, susceptibility=distance / jnp.maximum(jnp.abs(beta) * force, tiny))
 
         return (at_rest.output, at_rest.states, at_rest.solution), jax.vmap(phase)(betas)
 
@@ -111,14 +118,17 @@ def value_and_grad(
     return ep
 
 
-def exact_value_and_grad(net: Network | System, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:
+def exact_value_and_grad(
+    net: Network | System, cost: Cost | str, *, argnums: Argnums = 0, free: Any = None
+) -> ValueAndGrad:
     """The gradient of the mean cost at the free state, without EP, behind the signature of `value_and_grad`.
 
-    For a network, which is a predictive coding network, it is that of backpropagation.
+    For a network, which is a predictive coding network, it is that of backpropagation. `free` is how a system comes to
+    its free state, as there.
     """
     _check_argnums(argnums)
     system, cost = as_system(net), as_cost(cost)
-    exact = system.exact(cost, argnums)
+    exact = system.exact(cost, argnums, free)
 
     def value_and_grad(
         params: Params, x: Array, y: Array, key: Array | None = None

@@ -17,8 +17,8 @@ from PIL import Image
 
 import epjax
 from epjax.diagnosis import attempt, diagnoser
-from epjax.diagnosis.kinks import switches
 from epjax.network.drive import Conv
+from epjax.network.kinks import switches
 from epjax.runs.metrics import diagnosis_line
 
 NET = epjax.models.mlp([12] * 3 + [4], gain=2.0)

@@ -20,6 +20,7 @@ from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
+from epjax.systems.relax import Order
 from epjax.systems.solution import Errors
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class Run:
 class Gradient:
     """How the gradient is estimated."""
 
-    algorithm: Literal["ep", "bp"] = "ep"
-    """Equilibrium propagation, or backpropagation of the same network."""
+    algorithm: Literal["ep", "bp", "exact"] = "ep"
+    """Equilibrium propagation; backpropagation of the same network; or, for a system whose free phase is iterated, the
+    exact gradient at its free state."""
     scheme: SchemeName = "centered"
     """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
     points: int = option(1, before=1)
@@ -104,6 +106,15 @@ class Gradient:
     """Sweeps down and up the layers, with --traversal sweep."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stop the nudged phase at this residual; None: run all iterations."""
+    order: Order = option("auto", before="auto")
+    """Order of the blocks, with --traversal relax: from the input up, from the output down, even then odd, all at once;
+    auto: up in the free phase, down in the nudged one."""
+    over: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="FLOAT|auto")] = option(1.0, before=1.0)
+    """Over-relaxation w of --traversal relax, between 0 and 2; auto: by the measured rate."""
+    free_iterations: int = option(200, before=200)
+    """Passes of a free phase that is iterated, at most."""
+    free_tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(1e-6, before=1e-6)
+    """Stop the free phase at this residual; None: run all its iterations."""
     update: Literal["mod_pgd", "pgd"] = "mod_pgd"
     """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
     step_size: float = 1.0
@@ -118,7 +129,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate, after a linear warm-up if any."""
+    """SGD with Nesterov momentum and one cosine decay of the learning rate, after a linear warm-up if any."""
 
     epochs: int = 50
     """Length of the run: warm-up and cosine."""
@@ -130,6 +141,10 @@ class Optimiser:
     """Before the decay."""
     final_learning_rate: float = 2e-6
     """After the decay."""
+    layer_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT")] = option((), before=())
+    """Times the learning rate, for each layer from the first; none: 1."""
+    momentum: float = option(0.9, before=0.9)
+    """Nesterov's; 0: none."""
     weight_decay: float = 2e-4
     """Added to every gradient, times the parameter, before the momentum."""
     cosine: Literal["epoch", "step"] = "epoch"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 import epjax
 from epjax import Network
@@ -15,9 +16,10 @@ from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
 from epjax.diagnosis.examine import Diagnose, diagnoser
+from epjax.network import Params
 from epjax.runs.config import Gradient
-from epjax.systems import EQUILIBRATIONS
-from epjax.systems.system import ValueAndGrad
+from epjax.systems import EQUILIBRATIONS, as_system
+from epjax.systems.system import System, ValueAndGrad
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Task:
 
     experiment: str
     title: str
-    network: Network
+    network: Network | System
     dataset: Dataset
     train_transform: Transform
     eval_transform: Transform
@@ -60,26 +62,47 @@ def equilibration(options: Gradient) -> Any:
     return dataclasses.replace(usual, **{name: asked[name] for name in known})
 
 
-def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:
-    """The gradient function that the train step takes."""
-    cost = COSTS[options.cost]
-    if options.algorithm == "bp":
-        estimate = epjax.backprop_value_and_grad(network, cost)
+def free_method(options: Gradient, network: Network | System) -> Any:
+    """The way to the free state; None where it is a forward pass."""
+    usual = as_system(network).default_free()
+    if usual is None:
+        return None
+    asked = {"iterations": options.free_iterations, "tolerance": options.free_tolerance, "over": options.over}
+    return dataclasses.replace(usual, **asked)
+
+
+def output(options: Gradient, network: Network | System) -> Callable[[Params, Array], tuple[Array, ...]]:
+    """(params, x) -> (..., output) of the free phase of one example."""
+    if isinstance(network, Network):
+        return network.forward
+    system, method = network, free_method(options, network)
+    return lambda params, x: (system.free(params, x, method).output,)
+
+
+def gradient(options: Gradient, network: Network | System, num_classes: int) -> ValueAndGrad:
+    """The gradient function that the train step takes. Raises ValueError for 'bp' of what has no forward pass."""
+    cost, free = COSTS[options.cost], free_method(options, network)
+    if options.algorithm == "bp" and free is not None:
+        name = type(network).__name__
+        raise ValueError(f"algorithm must be ep or exact for {name}, which settles and has no forward pass, got 'bp'")
+    if options.algorithm == "ep":
+        estimate = epjax.value_and_grad(network, cost, **_estimator(options, network))
     else:
-        estimate = epjax.value_and_grad(network, cost, **_estimator(options))
+        estimate = epjax.exact_value_and_grad(network, cost, free=free)
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 
-def diagnosis(options: Gradient, network: Network, num_classes: int) -> Diagnose:
-    """What watches that gradient. Raises ValueError for backpropagation, which is what it would be held against."""
-    if options.algorithm == "bp":
-        raise ValueError("diagnose_every needs algorithm 'ep', got 'bp'")
-    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options))
+def diagnosis(options: Gradient, network: Network | System, num_classes: int) -> Diagnose:
+    """What watches that gradient. Raises ValueError for another algorithm than EP."""
+    if options.algorithm != "ep":
+        raise ValueError(f"diagnose_every needs algorithm 'ep', got {options.algorithm!r}")
+    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options, network))
     return smoothed(watch, num_classes, options.label_smoothing)
 
 
-def _estimator(options: Gradient) -> dict[str, Any]:
+def _estimator(options: Gradient, network: Network | System) -> dict[str, Any]:
     return {
+        "free": free_method(options, network),
         "scheme": options.scheme,
         "points": options.points,
         "perturbation": options.perturbation,

@@ -12,6 +12,7 @@ from rich.console import Console
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, LostWorker, Prefetch, eval_batches, prefetch, train_batches
 from epjax.diagnosis.examine import Diagnose, attempt
+from epjax.network import Params
 from epjax.runs import machine
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
@@ -19,12 +20,13 @@ from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_ro
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
-from epjax.runs.task import Task, diagnosis, gradient
+from epjax.runs.task import Task, diagnosis, gradient, output
+from epjax.systems import as_system
 from epjax.training import processes, sharding
 from epjax.training.accumulation import accumulate
 from epjax.training.checkpoint import Checkpoints, describe
 from epjax.training.evaluation import eval_step, evaluate
-from epjax.training.optimiser import cosine, sgd, warmed_up
+from epjax.training.optimiser import check_layer_rates, cosine, sgd, warmed_up
 from epjax.training.step import Normalise, TrainState, initial_state, train_step
 
 DIAGNOSED = 32
@@ -104,7 +106,9 @@ class Trainer:
         microbatches = config.run.microbatches
         sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
-        self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
+        rates = config.optimiser.layer_rates
+        check_layer_rates(rates, jax.eval_shape(self._params, jax.random.key(0)))
+        self.optimiser = sgd(self.rate, config.optimiser.weight_decay, config.optimiser.momentum, layer_rates=rates)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
         estimate = gradient(config.gradient, task.network, len(task.dataset.classes))
         estimate = sharding.per_device(accumulate(estimate, microbatches), self.mesh)
@@ -115,8 +119,9 @@ class Trainer:
             self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
         if self.diagnose is not None and jax.process_count() > 1:
             raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
-        self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
-        self.eval_step = eval_step(task.network.forward, cost, normalise)
+        project = as_system(task.network).project
+        self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed, project)
+        self.eval_step = eval_step(output(config.gradient, task.network), cost, normalise)
         self.put = sharding.put_batch(self.mesh)
         self.pending: Pending | None = None
         self.pace = Pace()
@@ -149,7 +154,7 @@ class Trainer:
         """The newest checkpoint's state, or a new one."""
 
         def make(key: jax.Array) -> TrainState:
-            return initial_state(self.task.network.init(key, self.task.train_transform.shape), self.optimiser)
+            return initial_state(self._params(key), self.optimiser)
 
         key = jax.random.key(self.config.run.seed)
         shapes = jax.eval_shape(make, key)
@@ -163,6 +168,9 @@ class Trainer:
         self.meter = Meter(self.config.optimiser.batch_size, extra.get("sums"))
         write = jax.process_index() == 0
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.step, write)
+
+    def _params(self, key: jax.Array) -> Params:
+        return self.task.network.init(key, self.task.train_transform.shape)
 
     def _loop(self) -> None:
         source = self._train_batches()

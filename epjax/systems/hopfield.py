@@ -18,6 +18,7 @@ from jax import Array
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
 from epjax.network.drive import Dense
+from epjax.network.precision import Precision
 from epjax.systems.chain import Chain
 
 
@@ -39,7 +40,7 @@ class Hopfield(Chain):
                 )
 
     @classmethod
-    def dense(cls, sizes: Sequence[int], *, gain: float = 0.4) -> "Hopfield":
+    def dense(cls, sizes: Sequence[int], *, gain: float = 0.4, precision: Precision = "float32") -> "Hopfield":
         """Dense layers of `sizes` (outputs only), hidden units in [0, 1]; W ~ U(-c, c), c = gain sqrt(3 / fan_in).
 
         From three layers on keep the gain at 0.5 or below: above it the network settles slowly or never. Raises
@@ -49,7 +50,7 @@ class Hopfield(Chain):
             raise ValueError(f"sizes must be positive layer sizes, got {tuple(sizes)}")
         drives = [Dense(n, gain * 3**0.5) for n in sizes]
         ranges = [unit] * (len(sizes) - 1) + [identity]
-        return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True))))
+        return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True)), precision=precision))
 
     def __len__(self) -> int:
         """L."""
@@ -80,6 +81,11 @@ class Hopfield(Chain):
         """clip(dz + (z - p), lo - p, hi - p), p = clip(z)."""
         del scale
         return self.net.activation(k).error(z, dz, "mod_pgd") if self.net.activation(k).projects else dz
+
+    def inside(self, k: int, s: Array) -> Array:
+        """lo < s < hi."""
+        lo, hi = self.net.activation(k).bounds or (-jnp.inf, jnp.inf)
+        return (s > lo) & (s < hi)
 
     def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
         """Straight, then into the range."""

@@ -90,12 +90,32 @@ class System(Protocol):
         """The way to the nudged state where none is named."""
         ...
 
+    def default_free(self) -> Any:
+        """The way to the free state where none is named; None: nothing is iterated."""
+        ...
+
     def free(self, params: Params, x: Array, method: Any = None) -> Any:
         """The free phase of one example, a `Free`; `method` is for systems whose free phase is iterated."""
         ...
 
     def nudged(self, params: Params, free: Any, perturbation: Perturbation, method: Any, errors: Errors) -> Solution:
         """The nudged state of one example, from its free phase."""
+        ...
+
+    def moved(self, free: Any, nudged: Solution) -> Array:
+        """o^beta - o^0, by how much the output has moved."""
+        ...
+
+    def answer(self, params: Params, free: Any, force: Array) -> Array:
+        """chi force: by how much the output moves under a force on it, to first order in the force."""
+        ...
+
+    def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
+        """[L] the share of each block's switches (gates, routes, ends of a range) that stand otherwise when nudged."""
+        ...
+
+    def jumped(self, displacements: States) -> Array:
+        """Whether these displacements are so large that another equilibrium was reached, bool []."""
         ...
 
     def contrast(
@@ -109,8 +129,11 @@ class System(Protocol):
         """
         ...
 
-    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
-        """The gradient of the mean cost at the free state without EP: what an estimate is held against."""
+    def exact(self, cost: Cost, argnums: Argnums = 0, free: Any = None) -> ValueAndGrad:
+        """The gradient of the mean cost at the free state without EP: what an estimate is held against.
+
+        `free` is the way to that state, as `method` of `free`.
+        """
         ...
 
     def project(self, params: Params) -> Params:

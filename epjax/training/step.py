@@ -54,14 +54,16 @@ def train_step(
     optimiser: optax.GradientTransformation,
     normalise: Callable[[jax.Array], jax.Array],
     seed: int = 0,
+    project: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
 
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
     draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of
     this batch, at the parameters before the update), `residual` where the equilibration measured it (the worst of all
-    examples and phases), and `finite`: whether cost, residual and every number of the gradient were. Where they were
-    not, parameters and momentum stay as they were.
+    examples and phases), `free_residual` where the free phase was iterated (the worst example), and `finite`: whether
+    cost, residuals and every number of the gradient were. Where they were not, parameters and momentum stay as they
+    were. `project` is a system's: it comes after the optimiser.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -69,10 +71,11 @@ def train_step(
         x, label = normalise(batch["image"]), batch["label"]
         (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        residual = getattr(aux.solution, "residual", None)
-        worst = {} if residual is None else {"residual": jnp.max(residual).astype(jnp.float32)}
+        found = {"residual": aux.solution, "free_residual": aux.free}
+        residuals = {name: getattr(solution, "residual", None) for name, solution in found.items()}
+        worst = {name: jnp.max(r).astype(jnp.float32) for name, r in residuals.items() if r is not None}
         finite = _all_finite((cost, worst, grads))
-        new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        new = TrainState(project(optax.apply_updates(state.params, updates)), opt_state, state.step + 1)
         rank = rank_of_label(aux.output, label)
         metrics = {
             "cost": cost.astype(jnp.float32),

@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from epjax.cost import Cost
 from epjax.network import Network, Params, States
+from epjax.network.kinks import crossed, switches
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
@@ -48,10 +49,13 @@ class PCN:
         """One sweep."""
         return Sweep(1)
 
+    def default_free(self) -> None:
+        """Nothing: the free phase is a forward pass."""
+        return None
+
     def free(self, params: Params, x: Array, method: Any = None) -> FreePhase:
         """A forward pass. Raises ValueError for a `method`: there is nothing to iterate. Complex x must be analytic."""
-        if method is not None:
-            raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {method!r}")
+        _check_nothing(method)
         params = self.net.spread(params)
         if jnp.iscomplexobj(x):
             check_analytic(self.net, params, x)
@@ -62,6 +66,42 @@ class PCN:
     ) -> Solution:
         """The nudged equilibrium by sweeps or layer updates."""
         return equilibrate(Problem(self.net, self.net.spread(params), free, perturbation, errors), method)
+
+    def moved(self, free: FreePhase, nudged: Solution) -> Array:
+        """h_L^beta - h_L^free."""
+        assert nudged.h is not None
+        return nudged.h[-1] - free.output
+
+    def answer(self, params: Params, free: FreePhase, force: Array) -> Array:
+        """chi force = sum_k J_k J_k^T force, J_k from an error of layer k to the output; gates held."""
+        net, params = self.net, self.net.spread(params)
+
+        def output(eps: States) -> Array:
+            h = [free.h[0]]
+            for k, eps_k in enumerate(eps, start=1):
+                a, phi = net.drive(params[k - 1], k, *(h[j] for j in net.sources(k))), net.activation(k)
+                h.append(phi(a + eps_k) if phi.projects else phi(a) + eps_k)
+            return h[-1]
+
+        nothing = tuple(jnp.zeros_like(h_k) for h_k in free.states)
+        _, pull = jax.vjp(output, nothing)
+        return jax.jvp(output, (nothing,), pull(force))[1]
+
+    def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
+        """Gates of the activations, and what the drives compare."""
+        net, params = self.net, self.net.spread(params)
+
+        def at(k: int, h: tuple[Array, ...]) -> list[Array]:
+            found = switches(partial(net.drive, params[k - 1], k), *(h[j] for j in net.sources(k)))
+            lo, hi = net.activation(k).bounds or (-jnp.inf, jnp.inf)
+            return [*found, (h[k] > lo) & (h[k] < hi)]
+
+        return crossed(len(net), at, (x, *free), (x, *(jnp.real(h_k) for h_k in nudged)))
+
+    def jumped(self, displacements: States) -> Array:
+        """Never: what is reached is the equilibrium that the free one moves to."""
+        del displacements
+        return jnp.zeros((), bool)
 
     def contrast(
         self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
@@ -87,8 +127,9 @@ class PCN:
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
-    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
-        """Backpropagation, `jax.grad`."""
+    def exact(self, cost: Cost, argnums: Argnums = 0, free: Any = None) -> ValueAndGrad:
+        """Backpropagation, `jax.grad`. Raises ValueError for `free`: there is nothing to iterate."""
+        _check_nothing(free)
 
         def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
             del key
@@ -101,6 +142,11 @@ class PCN:
     def project(self, params: Params) -> Params:
         """All parameters are allowed."""
         return params
+
+
+def _check_nothing(free: Any) -> None:
+    if free is not None:
+        raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {free!r}")
 
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:

@@ -24,6 +24,16 @@ def switches(f: Callable[..., Array], *inputs: Array) -> list[Array]:
     return found
 
 
+def crossed(L: int, at: Callable[[int, Any], list[Array]], one: Any, other: Any) -> Array:
+    """[L] the share of the switches `at(k, states)` that differ between two states; 0 of a layer without any."""
+    shares = []
+    for k in range(1, L + 1):
+        differ = [jnp.ravel(a != b) for a, b in zip(at(k, one), at(k, other), strict=True)]
+        count = sum(d.size for d in differ)
+        shares.append(sum((d.sum(dtype=jnp.float32) for d in differ), jnp.float32(0)) / max(1, count))
+    return jnp.stack(shares)
+
+
 def _evaluate(program: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], found: list[Array]) -> list[Any]:
     values = dict(zip((*program.constvars, *program.invars), (*consts, *inputs), strict=True))
 
