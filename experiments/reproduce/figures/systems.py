@@ -45,7 +45,7 @@ def cell(system: str, method: str, dataset: str, seed: int, quick: bool) -> Comm
     place = {"dataset": dataset, "system": system, "method": method, "seed": seed}
     change = METHODS["exact" if system == "feedforward" else method]
     experiment = SYSTEMS[system]
-    recipe = dataset if dataset in experiment.recipes else "mnist"
+    recipe = dataset if (experiment, dataset) == (hopfield.EXPERIMENT, "fashion_mnist") else "mnist"
     return command(place, experiment, recipe, dataset, seed, lambda usual: change(usual, system), quick)
 
 
