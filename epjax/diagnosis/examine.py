@@ -113,7 +113,7 @@ def diagnoser(
             report,
             softness=float(jnp.max(soft(params, x, y))),
             jumps=float(seen.jumps),
-            free=None if seen.free is None else FreeReport(*(v.item() for v in seen.free)),
+            free=None if seen.free is None else _told(*seen.free),
             reference=reference,
         )
         verdict = _without_direction(report, exact, params=params, x=x)
@@ -146,9 +146,9 @@ def _look(system: System, params: Params, x: Array, aux: Aux, method: Any) -> tu
     return layers, _residuals(nudged), None if aux.free is None else _free(aux.free), jumps
 
 
-def _free(settled: Solution) -> tuple[Array, Array, Array]:
+def _free(settled: Solution) -> tuple[Array, Array, Array | None]:
     assert settled.residual is not None
-    converged = jnp.ones(()) if settled.converged is None else settled.converged.mean(dtype=jnp.float32)
+    converged = None if settled.converged is None else settled.converged.mean(dtype=jnp.float32)
     return settled.residual.max(), settled.iterations.max(), converged
 
 
@@ -254,6 +254,10 @@ def _longer(free: Any) -> Any:
     """Five times the passes, to a residual that no longer counts, over-relaxed at need."""
     tolerance = min(free.tolerance or 1e-6, 1e-6)
     return replace(free, iterations=5 * max(free.iterations, 100), tolerance=tolerance, over="auto")
+
+
+def _told(residual: np.ndarray, iterations: np.ndarray, converged: np.ndarray | None) -> FreeReport:
+    return FreeReport(float(residual), int(iterations), None if converged is None else float(converged))
 
 
 def _residuals(nudged: Solution) -> Array:

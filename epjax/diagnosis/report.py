@@ -40,11 +40,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class FreeReport:
-    """A free phase that was iterated: the worst residual of an example, the most passes, the share that converged."""
+    """A free phase that was iterated: the worst residual of an example, the most passes, the share that converged.
+
+    `converged` is None where it had no tolerance to converge to.
+    """
 
     residual: float
     iterations: int
-    converged: float
+    converged: float | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Diagnosis:
             lines[-1] += f"; a negative phase {exists} (q {'<' if self.q < 1 else '>='} 1)"
         if self.free is not None:
             told = f"residual {self.free.residual:.1e} at worst after up to {self.free.iterations} passes"
-            lines.append(f"free phase: {told}, {self.free.converged:.0%} of the examples converged")
+            share = self.free.converged
+            lines.append(f"free phase: {told}" + ("" if share is None else f", {share:.0%} of the examples converged"))
         if self.jumps:
             lines.append(f"{self.jumps:.0%} of the nudged states jumped to another equilibrium")
         return "\n".join(lines)

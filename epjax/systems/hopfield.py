@@ -64,6 +64,10 @@ class Hopfield(Chain):
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
 
+    def summary(self, input_shape: Sequence[int]) -> str:
+        """The network's."""
+        return self.net.summary(input_shape)
+
     def sources(self, k: int) -> tuple[int, ...]:
         """k - 1, then the skips."""
         return self.net.sources(k)
