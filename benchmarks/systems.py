@@ -5,6 +5,8 @@ gradient costs, how many passes a phase takes.
                states measured and subtracted, products in float32 or bfloat16
     order      slope of log error against log beta in float64, smooth systems settled to rounding
     cost       XLA's FLOPs of a gradient at the recipe's passes, in units of backpropagation of the feedforward twin
+    depth      the rate of a settled pass, displacement of the first block over the output's, and the smallest beta at
+               which measured states (float32, one-sided) still give a cosine of .9
     passes     to a change of 1e-3 and 1e-6, free (from the input up) and nudged (from the output down), in float64
 """
 
@@ -14,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +30,9 @@ from benchmarks.rows import Row, Table, Target, at_least, at_most, find
 from benchmarks.settings import batch
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
-from epjax.network.drive import Conv, Dense
+from epjax.network.drive import Dense
 from epjax.network.precision import Precision
+from epjax.perturbation import Nudge
 from epjax.systems import Hopfield, Oscillators, Relax, Resistive
 from epjax.systems.chain import Chain
 
@@ -47,6 +49,10 @@ COLUMNS = (
     "slope",
     "free_passes",
     "nudged_passes",
+    "layers",
+    "rate",
+    "decay",
+    "smallest_beta",
     "flops_over_backprop",
     "repeats",
 )
@@ -70,15 +76,9 @@ class Case:
         return replace(self.system, precision=precision)  # type: ignore[type-var]
 
 
-def convolutional(gain: float = 0.5) -> Hopfield:
-    """Two 3x3 convolutions with max-pooling and a dense layer, hidden units in [0, 1]."""
-    drives: list[nn.Module] = [Conv(8, True, gain * 3**0.5), Conv(16, True, gain * 3**0.5), Dense(10, gain * 3**0.5)]
-    return Hopfield(Network(tuple(Layer(d, r) for d, r in zip(drives, (unit, unit, identity), strict=True))))
-
-
 CASES = (
     Case("Hopfield", Hopfield.dense((64, 64, 10))),
-    Case(CONV, convolutional()),
+    Case(CONV, Hopfield.convolutional((8, 16), (10,), gain=0.5)),
     Case("resistive A = 4", Resistive((64, 64, 10), input_gain=60.0, amplifier=4.0)),
     Case("resistive A = 1", Resistive((64, 64, 10), input_gain=1000.0)),
     Case("oscillators", Oscillators((64, 10))),
@@ -104,6 +104,8 @@ def _all(quick: bool) -> Iterator[Row]:
     for row in _cost(x, y):
         yield about | row
     for row in _passes(x, y, quick):
+        yield about | row
+    for row in _depths(x, y, (2,) if quick else (2, 3, 5, 8)):
         yield about | row
 
 
@@ -261,19 +263,78 @@ def _passes(x: Array, y: Array, quick: bool) -> Iterator[Row]:
 
 
 def _count(system: Chain, params: Params, x: Array, y: Array, tolerance: float) -> tuple[float, float]:
-    """Passes of the free phase from its start, and of differences from a settled one; the mean over the batch."""
+    """Passes of the free phase from its start, and of differences from a settled one; the mean over the batch.
+
+    The pass that finds nothing left to move is not counted: the residual is that of the state before it.
+    """
     with jax.enable_x64(True):
         params, x, y = _in_float64(params, x, y)
 
         def both(x: Array, y: Array) -> tuple[Array, Array]:
             rough = system.free(params, x, Relax(500, tolerance)).solution.iterations
             rest = system.free(params, x, Relax(2000, 1e-12, over="auto"))
-            nudge = epjax.perturbation.PERTURBATIONS["nudge"](SE, rest.output, y, jnp.float64(1e-3))
+            nudge = Nudge(SE, y, jnp.float64(1e-3))
             found = system.nudged(params, rest, nudge, Relax(500, tolerance), "carried")
             return rough, found.iterations
 
         free, nudged = jax.jit(jax.vmap(both))(x, y)
-        return float(free.mean()), float(nudged.mean())
+        return float(free.mean()) - 1, float(nudged.mean()) - 1
+
+
+def _depths(x: Array, y: Array, depths: tuple[int, ...]) -> Iterator[Row]:
+    """Where the systems themselves end: settling, decay of the signal, the smallest nudge that can be measured."""
+    for L in depths:
+        systems: dict[str, Chain] = {
+            "Hopfield": Hopfield.dense(_sizes(L)),
+            "resistive": Resistive(_sizes(L), input_gain=250.0),
+            "oscillators": Oscillators(_sizes(L)),
+        }
+        for name, system in systems.items():
+            params = system.init(jax.random.key(0), x.shape[1:])
+            rate, decay = _rate_and_decay(system, params, x, y)
+            yield {
+                "what": "depth",
+                "system": name,
+                "layers": L,
+                "rate": rate,
+                "decay": decay,
+                "smallest_beta": _smallest(system, params, x, y),
+            }
+
+
+def _rate_and_decay(system: Chain, params: Params, x: Array, y: Array) -> tuple[float, float]:
+    """The median of the last changes' ratio, and || d_1 || / || d_L ||, in float64; means over the batch."""
+    with jax.enable_x64(True):
+        params, x, y = _in_float64(params, x, y)
+
+        def one(x: Array, y: Array) -> tuple[Array, Array]:
+            rest = system.free(params, x, Relax(3000, 1e-12, over="auto"))
+            nudge = Nudge(SE, y, jnp.float64(1e-4))
+            found = system.nudged(params, rest, nudge, Relax(40, None, trace=True), "carried")
+            far = system.nudged(params, rest, nudge, Relax(2000, 1e-10, over="auto"), "carried").errors
+            assert found.changes is not None
+            assert far is not None
+            seen = jnp.where(found.changes > 1e-12, found.changes, jnp.nan)
+            ratio = jnp.nanmedian((seen[1:] / seen[:-1])[-20:])
+            ratio = jnp.where(jnp.isnan(ratio), jnp.nanmedian(seen[1:] / seen[:-1]), ratio)
+            return ratio, jnp.linalg.norm(far[0].ravel()) / jnp.linalg.norm(far[-1].ravel())
+
+        rate, decay = jax.jit(jax.vmap(one))(x, y)
+        return float(jnp.nanmean(rate)), float(decay.mean())
+
+
+def _smallest(system: Chain, params: Params, x: Array, y: Array) -> float:
+    """The smallest power of ten; NaN where none is small enough for the bias and large enough to be measured."""
+    with jax.enable_x64(True):
+        wide = _in_float64(params, x, y)
+        truth = jax.device_get(jax.jit(system.exact(SE, free=SETTLED, solve=SETTLED))(*wide, None)[1])
+    ep = jax.jit(_ep(system, "forward", "recomputed"))
+    usable = [
+        beta
+        for beta in (1.0, *BETAS)
+        if compare(jax.device_get(ep(jnp.float32(beta), params, x, y)), truth)["worst_layer_cosine"] >= 0.9
+    ]
+    return min(usable, default=math.nan)
 
 
 def targets(rows: list[Row]) -> Iterator[Target]:
@@ -303,6 +364,7 @@ def tables(rows: list[Row]) -> list[Table]:
         "order": ("system", "scheme", "slope"),
         "cost": ("system", "scheme", "free_passes", "nudged_passes", "flops_over_backprop"),
         "passes": ("system", "free_passes", "nudged_passes"),
+        "depth": ("system", "layers", "rate", "decay", "smallest_beta"),
     }
     return [Table(name, shown, find(rows, what=name)) for name, shown in columns.items() if find(rows, what=name)]
 

@@ -28,10 +28,12 @@ The defaults below are those of --recipe, else of the demo."""
 
 @dataclass(frozen=True)
 class Network:
-    """A Hopfield network of dense layers, hidden units in [0, 1]."""
+    """A Hopfield network of convolutions, if any, and dense layers, hidden units in [0, 1]."""
 
+    channels: tuple[int, ...] = ()
+    """Channels of 3x3 convolutions, each with 2x2 max-pooling, below the dense layers."""
     hidden: tuple[int, ...] = (256,)
-    """Units of the hidden layers."""
+    """Units of the hidden dense layers."""
     gain: float = 0.4
     """Initial weights are uniform in +- gain * sqrt(3 / fan_in); from three layers on keep it at 0.5 or below."""
 
@@ -40,7 +42,7 @@ class Network:
     def make(self, num_classes: int, images: Images, precision: Precision) -> Hopfield:
         """The network."""
         del images
-        return Hopfield.dense((*self.hidden, num_classes), gain=self.gain, precision=precision)
+        return Hopfield.convolutional(self.channels, (*self.hidden, num_classes), gain=self.gain, precision=precision)
 
 
 GRADIENT = Gradient(

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import epjax
 from epjax import models
+from epjax.network import Layer
+from epjax.network.activation import relu
+from epjax.network.drive import Conv
 from epjax.network.precision import Precision
 from epjax.recipes.hopfield import IMAGES
 from epjax.runs.config import Gradient, Optimiser
@@ -28,10 +31,12 @@ The defaults below are those of --recipe, else of the demo."""
 
 @dataclass(frozen=True)
 class Network:
-    """A predictive coding network of dense layers with ReLU."""
+    """A predictive coding network of convolutions, if any, and dense layers, with ReLU."""
 
+    channels: tuple[int, ...] = ()
+    """Channels of 3x3 convolutions, each with 2x2 max-pooling, below the dense layers."""
     hidden: tuple[int, ...] = (256,)
-    """Units of the hidden layers."""
+    """Units of the hidden dense layers."""
     gain: float = 6**0.5
     """Initial weights are uniform in +- gain * sqrt(1 / fan_in); sqrt(6) is He's."""
 
@@ -40,7 +45,9 @@ class Network:
     def make(self, num_classes: int, images: Images, precision: Precision) -> epjax.Network:
         """The network."""
         del images
-        return models.mlp((*self.hidden, num_classes), gain=self.gain, precision=precision)
+        dense = models.mlp((*self.hidden, num_classes), gain=self.gain, precision=precision)
+        below = tuple(Layer(Conv(n, True, self.gain), relu) for n in self.channels)
+        return epjax.Network((*below, *dense.layers), precision)
 
 
 GRADIENT = Gradient(scheme="forward", beta=5e-4, cost="squared_error", traversal="sweep")

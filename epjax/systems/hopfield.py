@@ -17,7 +17,7 @@ from jax import Array
 
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
-from epjax.network.drive import Dense
+from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
 from epjax.systems.chain import Chain
 
@@ -46,10 +46,22 @@ class Hopfield(Chain):
         From three layers on keep the gain at 0.5 or below: above it the network settles slowly or never. Raises
         ValueError without sizes, or for one below 1.
         """
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"sizes must be positive layer sizes, got {tuple(sizes)}")
-        drives = [Dense(n, gain * 3**0.5) for n in sizes]
-        ranges = [unit] * (len(sizes) - 1) + [identity]
+        return cls.convolutional((), sizes, gain=gain, precision=precision)
+
+    @classmethod
+    def convolutional(
+        cls, channels: Sequence[int], sizes: Sequence[int], *, gain: float = 0.4, precision: Precision = "float32"
+    ) -> "Hopfield":
+        """3x3 convolutions with 2x2 max-pooling, then dense layers of `sizes`, as `dense` has them.
+
+        Raises ValueError without sizes, or for one or a number of channels below 1.
+        """
+        if not sizes or min((*channels, *sizes)) < 1:
+            given = f"{tuple(channels)} and {tuple(sizes)}" if channels else f"{tuple(sizes)}"
+            raise ValueError(f"sizes must be positive layer sizes, got {given}")
+        c = gain * 3**0.5
+        drives = [*(Conv(n, True, c) for n in channels), *(Dense(n, c) for n in sizes)]
+        ranges = [unit] * (len(drives) - 1) + [identity]
         return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True)), precision=precision))
 
     def __len__(self) -> int:
