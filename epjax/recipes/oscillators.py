@@ -7,7 +7,7 @@ Rageau and Grollier, arXiv:2504.11884; Wang, Wanjura and Marquardt, arXiv:2402.0
     python -m experiments.oscillators --workdir runs/oscillators_mnist --recipe mnist --data idx:/data/mnist
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from epjax.network.precision import Precision
 from epjax.recipes.hopfield import IMAGES
@@ -57,7 +57,7 @@ GRADIENT = Gradient(
 """One-sided, differences carried."""
 
 OPTIMISER = Optimiser(
-    epochs=20,
+    epochs=10,
     batch_size=32,
     learning_rate=0.3,
     final_learning_rate=0.0,
@@ -74,6 +74,6 @@ EXPERIMENT = Experiment(
     images=IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
-        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),
+        "mnist": Recipe(GRADIENT, OPTIMISER, Network(hidden=(512,))),
     },
 )

@@ -56,7 +56,7 @@ GRADIENT = Gradient(scheme="forward", beta=5e-4, cost="squared_error", traversal
 OPTIMISER = Optimiser(
     epochs=20,
     batch_size=32,
-    learning_rate=0.1,
+    learning_rate=0.02,
     final_learning_rate=0.0,
     momentum=0.0,
     weight_decay=0.0,

@@ -60,7 +60,7 @@ GRADIENT = Gradient(
 """One-sided, differences carried: a circuit with one hidden layer settles in a few passes."""
 
 OPTIMISER = Optimiser(
-    epochs=20,
+    epochs=8,
     batch_size=8,
     learning_rate=0.006,
     final_learning_rate=0.0,
