@@ -85,7 +85,7 @@ def check_soft_labels(cost: Cost, y: Any) -> None:
 
     A check of values: inside `jax.jit` y has none yet, and this does nothing. Call it on a batch before a jitted step.
     """
-    if cost is not cross_entropy or not _is_known(y) or not jnp.issubdtype(y.dtype, jnp.floating):
+    if cost is not cross_entropy or not is_known(y) or not jnp.issubdtype(y.dtype, jnp.floating):
         return
     _check_sums(y)
 
@@ -99,7 +99,7 @@ def check_labels(cost: Cost, y: Any, num_classes: int) -> None:
     if y.shape[1:] not in ((), (1,), (num_classes,)):
         allowed = f"class indices [B] or class weights [B, {num_classes}]"
         raise ValueError(f"y must be {allowed}, got {y.dtype} {list(y.shape)}")
-    if not _is_known(y):
+    if not is_known(y):
         return
     if y.shape[1:] == (num_classes,):
         if cost is cross_entropy:
@@ -126,7 +126,7 @@ def _refuse(y: Any, wrong: np.ndarray, sentence: str) -> None:
         raise ValueError(f"{sentence}, got {np.asarray(y)[place]} at y[{', '.join(map(str, place))}]")
 
 
-def _is_known(y: Any) -> bool:
+def is_known(y: Any) -> bool:
     """Whether y has values, all of them here."""
     return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)
 

@@ -15,7 +15,7 @@ from epjax.runs import records
 from epjax.runs.config import Config, Gradient, unflat
 from epjax.runs.experiment import find
 from epjax.runs.task import output
-from epjax.systems import System
+from epjax.systems import System, as_system
 from epjax.training.checkpoint import describe, read_params, saved_steps
 from epjax.training.step import Normalise
 
@@ -72,6 +72,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = describe(shapes, jax.tree.map(lambda _: here, shapes))
     params = read_params(workdir / "checkpoints", step, like)
+    as_system(network).check_values(params, np.zeros((1, *transform.shape), np.float32))
     normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
     return Trained(config, network, params, step, tuple(model["class_names"]), transform, normalise)
 

@@ -119,7 +119,9 @@ class Trainer:
             self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
         if self.diagnose is not None and jax.process_count() > 1:
             raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
-        project = as_system(task.network).project
+        system = as_system(task.network)
+        normalise.check_range(system.input_range)
+        project = system.project
         self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed, project)
         self.eval_step = eval_step(output(config.gradient, task.network), cost, normalise)
         self.put = sharding.put_batch(self.mesh)

@@ -174,6 +174,21 @@ class Chain:
         """Passes from the input up, to 1e-6."""
         return FREE
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError for an input outside `input_range`."""
+        del params
+        if self.input_range is not None:
+            low, high = self.input_range
+            least, most = float(jnp.min(x)), float(jnp.max(x))
+            if not low <= least <= most <= high:
+                span = f"got values from {least:g} to {most:g}"
+                raise ValueError(f"x must lie between {low:g} and {high:g} for {self._name}, {span}")
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Anywhere."""
+        return None
+
     def default_equilibration(self) -> Relax:
         """Passes from the output down, to 1e-5."""
         return NUDGED

@@ -9,6 +9,7 @@ long as no route changes. Laborieux et al., doi:10.3389/fnins.2021.633674; Scell
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax import Array
 
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
+from epjax.network.affine import is_affine
 from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
 from epjax.systems.chain import Chain
@@ -69,8 +71,18 @@ class Hopfield(Chain):
         return len(self.net)
 
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
-        """The network's parameters."""
-        return self.net.init(key, input_shape)
+        """The network's parameters. Raises ValueError as `Network.init` does, and for a drive that is not affine."""
+        params = self.net.init(key, input_shape)
+        x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+        states = (x, *jax.eval_shape(self.start, params, x))
+        for k, theta in enumerate(self.net.spread(params), start=1):
+            if not is_affine(partial(self.net.drive, theta, k), *(states[j] for j in self.sources(k))):
+                name = self.net.layers[k - 1].function.name
+                raise ValueError(
+                    f"the drive of layer {k} of a Hopfield network must be affine in its inputs, or its couplings are "
+                    f"not symmetric and there is no energy, got {name}"
+                )
+        return params
 
     def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The network's output. Raises ValueError as `Network.init` does."""

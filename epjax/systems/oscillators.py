@@ -69,6 +69,11 @@ class Oscillators(Chain):
             fan_in = n
         return tuple(params)
 
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """[0, 1]: phases from - pi/2 to pi/2, beyond which another input has the same sine."""
+        return 0.0, 1.0
+
     def check(self, scheme: Scheme, equilibration: Any, errors: Errors) -> None:
         """Raises ValueError for what is no `Relax`. Complex strengths are allowed: the responses are analytic."""
         del scheme, errors

@@ -81,6 +81,15 @@ class Resistive(Chain):
             fan_in = n
         return tuple(params)
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError for a conductance that is negative."""
+        super().check_values(params, x)
+        for k, theta in enumerate(params, start=1):
+            least = float(jnp.min(theta["conductance"]))
+            if not least >= 0:
+                nearest = "project(params) has the nearest that are"
+                raise ValueError(f"conductances must not be negative, got {least:g} in layer {k}: {nearest}")
+
     def embed(self, k: int, s: Array) -> Array:
         """The input as (gain x, - gain x); voltages as they are."""
         if k:

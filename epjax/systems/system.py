@@ -86,6 +86,18 @@ class System(Protocol):
         """
         ...
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError, in one sentence, for parameters that it cannot have, or x [B, ...] that it cannot take.
+
+        Looked at where they have values: not inside `jax.jit`.
+        """
+        ...
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Where inputs must lie; None: anywhere."""
+        ...
+
     def default_equilibration(self) -> Any:
         """The way to the nudged state where none is named."""
         ...

@@ -36,6 +36,13 @@ class Normalise:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def check_range(self, allowed: tuple[float, float] | None) -> None:
+        """Raises ValueError where some pixel would be outside what a system takes."""
+        ends = [(pixel - m) / s for m, s in zip(self.mean, self.std, strict=True) for pixel in (0.0, 1.0)]
+        if allowed is not None and not allowed[0] <= min(ends) <= max(ends) <= allowed[1]:
+            given = f"pixels lie between {min(ends):.3g} and {max(ends):.3g}: take --pixels unit"
+            raise ValueError(f"inputs must lie between {allowed[0]:g} and {allowed[1]:g} for this system, but {given}")
+
     def __call__(self, image: jax.Array) -> jax.Array:
         """Float32 [..., H, W, C]."""
         scale = 1.0 / (255.0 * np.asarray(self.std, np.float32))

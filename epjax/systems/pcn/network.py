@@ -45,6 +45,14 @@ class PCN:
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """All are allowed."""
+
+    @property
+    def input_range(self) -> None:
+        """Anywhere."""
+        return None
+
     def default_equilibration(self) -> Equilibration:
         """One sweep."""
         return Sweep(1)
