@@ -8,12 +8,11 @@ For a training loop that calls `jax.grad` or `jax.value_and_grad` on a loss: it 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
@@ -25,6 +24,11 @@ from epjax.network.listed import from_flax
 from epjax.systems import System, as_system
 from epjax.systems.pcn.network import mean_cost
 from epjax.systems.system import ValueAndGrad
+
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
 
 Algorithm = Literal["ep", "bp", "exact"]
 

@@ -21,12 +21,13 @@ LATER = {"orbax", "grain", "tensorflow_datasets", "tensorflow", "matplotlib", "t
 
 
 def test_import_epjax_is_light():
-    """Less than 1.5 times the import of what it stands on, the best of three, in processor time."""
+    """At most 1.3 times the import of what it stands on, the best of five, in processor time."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     ratios = []
-    for _ in range(3):
+    for _ in range(5):
         run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True)
         ratio, modules = json.loads(run.stdout)
         assert {name.split(".")[0] for name in modules} & LATER == set()
+        assert "flax.nnx" not in modules
         ratios.append(ratio)
-    assert min(ratios) < 1.5
+    assert min(ratios) <= 1.3

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from epjax.runs.markdown import markdown
 from experiments.reproduce.cell import Result
 from experiments.reproduce.figure import Figure, Finding, error, size, written
 
@@ -20,25 +21,22 @@ JPEG of quality 75. The minutes are summed over the runs; where several runs sha
 def table(results: Sequence[Result]) -> list[str]:
     """One row a cell, in Markdown."""
     names = list(dict.fromkeys(name for r in results for name in r["place"]))
-    rows = ["| " + " | ".join([*names, "top-1 error", "seconds"]) + " |", "|---" * len(names) + "|--:|--:|"]
+    rows = []
     for r in results:
         value = written(error(r)) if r["evaluations"] or r["diverged"] else "-"
-        place = [str(r["place"].get(name, "")) for name in names]
-        rows.append("| " + " | ".join([*place, value, f"{r['seconds']:.0f}"]) + " |")
-    return rows
+        rows.append((*(str(r["place"].get(name, "")) for name in names), value, f"{r['seconds']:.0f}"))
+    return markdown((*names, "top-1 error", "seconds"), rows, "l" * len(names) + "rr")
 
 
 def verdicts(found: Sequence[Finding]) -> list[str]:
     """One row a claim."""
-    rows = ["| claim | verdict | evidence |", "|---|---|---|"]
-    evidence = [f.evidence.replace("|", "\\|") for f in found]
-    return rows + [f"| {f.claim} | **{f.verdict}** | {e} |" for f, e in zip(found, evidence, strict=True)]
+    return markdown(("claim", "verdict", "evidence"), ((f.claim, f"**{f.verdict}**", f.evidence) for f in found))
 
 
 def summary(found: Mapping[str, Sequence[Finding]]) -> list[str]:
     """Every claim with its verdict, beside the title of the section that shows it."""
-    rows = ["| claim | verdict | shown by |", "|---|---|---|"]
-    return rows + [f"| {f.claim} | **{f.verdict}** | [{t}](#{anchor(t)}) |" for t, fs in found.items() for f in fs]
+    rows = ((f.claim, f"**{f.verdict}**", f"[{t}](#{anchor(t)})") for t, fs in found.items() for f in fs)
+    return markdown(("claim", "verdict", "shown by"), rows)
 
 
 def anchor(title: str) -> str:
