@@ -52,7 +52,15 @@ def test_the_site_has_every_page_and_every_module():
     shown = {module.removesuffix(".__init__") for module in modules} & set(
         re.findall(r"^::: (\S+)$", TEXT, re.MULTILINE)
     )
-    inside = ("epjax.data.", "epjax.models.", "epjax.runs.", "epjax.recipes", "epjax.extras", "epjax.__main__")
+    inside = (
+        "epjax.data.",
+        "epjax.models.",
+        "epjax.runs.",
+        "epjax.recipes",
+        "epjax.extras",
+        "epjax.__main__",
+        "epjax.network.nnx",
+    )
     rooms = {"epjax", "epjax.network", "epjax.diagnosis", "epjax.training", "epjax.runs", "epjax.systems.pcn"}
     hidden = {m for m in modules if m.startswith(inside)} | {f"{room}.__init__" for room in rooms} | {"epjax.__init__"}
     missing = {m for m in modules - hidden if m.removesuffix(".__init__") not in shown}
