@@ -106,6 +106,7 @@ def value_and_grad(
         drawn_from = key if plan.random_sign else None
         x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
+        _check_strength(beta, x.dtype, errors)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
         if plan.is_complex:
@@ -151,6 +152,21 @@ def _check_beta(beta: float | Array) -> None:
     if values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
         allowed = "a finite positive nudging strength, or one for each example (the scheme gives its sign)"
         raise ValueError(f"beta must be {allowed}, got {beta}")
+
+
+def _check_strength(beta: float | Array, dtype: jnp.dtype, errors: Errors) -> None:
+    """Raises ValueError for a beta that vanishes in `dtype`, or whose nudge does where states are measured."""
+    if isinstance(beta, jax.core.Tracer):
+        return
+    info, least = jnp.finfo(dtype), float(np.min(np.asarray(beta)))
+    smallest = float(info.tiny if errors == "carried" else 1e-3 * info.eps)
+    if least < smallest:
+        why = (
+            "is not a normal number"
+            if errors == "carried"
+            else "is lost in the rounding of the states: carry the errors"
+        )
+        raise ValueError(f"beta must be at least {smallest:.1e} with errors {errors!r} in {dtype}: {least:g} {why}")
 
 
 def _check_argnums(argnums: Argnums) -> None:

@@ -1,5 +1,6 @@
 """The training loop: steps, evaluations, checkpoints, metrics; goes on where an earlier run stopped."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ def make_plan(config: Config, images: int) -> Plan:
     for name, value in counts:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}")
+    amounts = ("learning_rate", "final_learning_rate", "weight_decay")
+    for name, amount in ((name, getattr(optimiser, name)) for name in amounts):
+        if not 0 <= amount < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, but is {amount}")
     epoch = images // optimiser.batch_size
     if not epoch:
         raise ValueError(f"batch_size must be at most the {images} training images, but is {optimiser.batch_size}")
