@@ -78,8 +78,8 @@ def train_step(
         x, label = normalise(batch["image"]), batch["label"]
         (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        found = {"residual": aux.solution, "free_residual": aux.free}
-        residuals = {name: getattr(solution, "residual", None) for name, solution in found.items()}
+        phases = {"residual": "solution", "free_residual": "free"}
+        residuals = {name: getattr(getattr(aux, phase, None), "residual", None) for name, phase in phases.items()}
         worst = {name: jnp.max(r).astype(jnp.float32) for name, r in residuals.items() if r is not None}
         finite = _all_finite((cost, worst, grads))
         new = TrainState(project(optax.apply_updates(state.params, updates)), opt_state, state.step + 1)
