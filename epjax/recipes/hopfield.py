@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
     images=IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
-        "fashion_mnist": Recipe(GRADIENT, OPTIMISER, Network(hidden=(512,))),
-        "mnist": Recipe(GRADIENT, replace(OPTIMISER, learning_rate=0.4), Network(hidden=(512,))),
+        "fashion_mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),
+        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.4), Network(hidden=(512,))),
     },
 )

@@ -7,7 +7,7 @@ Rageau and Grollier, arXiv:2504.11884; Wang, Wanjura and Marquardt, arXiv:2402.0
     python -m experiments.oscillators --workdir runs/oscillators_mnist --recipe mnist --data idx:/data/mnist
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from epjax.network.precision import Precision
 from epjax.recipes.hopfield import IMAGES
@@ -74,6 +74,6 @@ EXPERIMENT = Experiment(
     images=IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
-        "mnist": Recipe(GRADIENT, OPTIMISER, Network(hidden=(512,))),
+        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=5), Network(hidden=(512,))),
     },
 )

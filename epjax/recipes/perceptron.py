@@ -37,8 +37,8 @@ class Network:
     """Channels of 3x3 convolutions, each with 2x2 max-pooling, below the dense layers."""
     hidden: tuple[int, ...] = (256,)
     """Units of the hidden dense layers."""
-    gain: float = 6**0.5
-    """Initial weights are uniform in +- gain * sqrt(1 / fan_in); sqrt(6) is He's."""
+    gain: float = 1.0
+    """Initial weights are uniform in +- gain * sqrt(1 / fan_in)."""
 
     title = "Perceptron"
 
@@ -70,6 +70,6 @@ EXPERIMENT = Experiment(
     images=IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
-        "mnist": Recipe(GRADIENT, replace(OPTIMISER, learning_rate=0.3), Network(hidden=(512,))),
+        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.3), Network(hidden=(512,))),
     },
 )

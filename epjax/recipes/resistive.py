@@ -76,6 +76,6 @@ EXPERIMENT = Experiment(
     images=IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
-        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),
+        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=5), Network(hidden=(512,))),
     },
 )
