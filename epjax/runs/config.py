@@ -41,9 +41,16 @@ def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, 
     * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
     * `each`: the processes of one run may have different values, for it says what lies where.
     * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
+      A function of all options by name where it depends on them.
     """
     known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
     return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
+
+
+def whole_steps(options: Mapping[str, Any]) -> Any:
+    """The relaxation that is none: a clamped output used to go all of the way."""
+    clamped = options["perturbation"] == "clamp" and options["traversal"] in ("sweep", "async")
+    return 1.0 if clamped else None
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,10 @@ class Gradient:
     """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
     step_size: float = 1.0
     """alpha of pgd; mod_pgd has 1."""
+    relaxation: Annotated[float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT")] = option(
+        None, before=whole_steps
+    )
+    """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
     errors: Errors = "carried"
     """Carry the prediction errors, or recompute them as differences of states."""
     phases: Phases = "together"
@@ -228,11 +239,12 @@ def identity(config: Config) -> dict[str, Any]:
     """The part of `flat` that a run and its continuation must share; a run goes on after epjax learnt a new option."""
     known, options = fields(config), flat(config)
     kept = {name: value for name, value in options.items() if known[name].metadata.get(NUMBERS, True)}
-    return {
-        name: value
-        for name, value in kept.items()
-        if BEFORE not in known[name].metadata or value != known[name].metadata[BEFORE]
-    }
+
+    def as_before(name: str) -> bool:
+        before = known[name].metadata.get(BEFORE, MISSING)
+        return bool(kept[name] == (before(options) if callable(before) else before))
+
+    return {name: value for name, value in kept.items() if not as_before(name)}
 
 
 def shared(config: Config) -> dict[str, Any]:
