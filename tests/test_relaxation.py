@@ -127,8 +127,8 @@ def test_the_clamped_gradient_is_that_of_the_metric_of_chi():
     np.testing.assert_allclose(grads, flat(expected), rtol=0, atol=1e-6 * np.linalg.norm(grads))
 
 
-def dense_chi(net, params, x):
-    """sum_k J_k J_k^T, J_k = d h_L / d eps_k, at the free state."""
+def dense_chi(net, params, x, weights=None):
+    """sum_k weights_k J_k J_k^T, J_k = d h_L / d eps_k, at the free state."""
 
     def output(eps):
         h = x
@@ -137,7 +137,7 @@ def dense_chi(net, params, x):
         return h
 
     zeros = tuple(jnp.zeros_like(h) for h in net.forward(params, x))
-    return sum(J @ J.T for J in jax.jacobian(output)(zeros))
+    return sum(w * J @ J.T for w, J in zip(weights or [1] * len(net), jax.jacobian(output)(zeros), strict=True))
 
 
 @pytest.mark.parametrize("name", NETS)

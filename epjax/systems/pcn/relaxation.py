@@ -85,8 +85,11 @@ def measured(step: Array, response: Array) -> Array:
 
 
 def chi(free: FreePhase) -> Callable[[Array], Array]:
-    """v -> chi v [classes] at the free state of one example, as if no unit were at its bound: two passes each."""
-    L = len(free.layers)
+    """v -> chi v [classes] at the free state of one example, as if no unit were at its bound: two passes each.
+
+    With precisions chi = sum_k pi_L / pi_k J_k J_k^T.
+    """
+    L, pi = len(free.layers), free.precisions
 
     def down(v: Array) -> tuple[Array, ...]:
         T = {L: v}
@@ -95,7 +98,14 @@ def chi(free: FreePhase) -> Callable[[Array], Array]:
         return tuple(T[k] for k in range(1, L + 1))
 
     _, up = jax.vjp(down, jnp.zeros_like(free.output))
-    return lambda v: up(down(v))[0]
+
+    def product(v: Array) -> Array:
+        eps = down(v)
+        if pi is not None:  # `up` has the ratios of `down`
+            eps = tuple(e * (p / pi[-1]) for e, p in zip(eps, pi, strict=True))
+        return up(eps)[0]
+
+    return product
 
 
 def largest(product: Callable[[Array], Array], start: Array, iterations: int = POWER) -> Array:

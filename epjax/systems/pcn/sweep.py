@@ -20,7 +20,7 @@ from epjax.network.activation import Update, check_update
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
 from epjax.systems.pcn.problem import Problem, new_error, residual
 from epjax.systems.pcn.relaxation import Output, Relaxation, check_relaxation, resolved
-from epjax.systems.pcn.signals import Linearised, linearise, sum_signals
+from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.pcn.traversal import Trace
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
@@ -168,7 +168,7 @@ class Sweep:
         net, h, eps, layers = problem.net, [problem.x], [], []
         for k in range(1, len(net) + 1):
             clamped = not any(net.sources(k))
-            layers.append(problem.free.layers[k - 1] if clamped else linearise(net, problem.params, k, h))
+            layers.append(problem.free.layers[k - 1] if clamped else problem.linearise(k, h))
             eps.append(new_error(problem, self.update, k, layers[-1].a, T[k - 1]))
             if k == len(net) and output is not None and not problem.perturbation.at_once:
                 eps[-1] = output.eps
@@ -189,4 +189,4 @@ def _record(
 ) -> Array | None:
     if energies is None:
         return None
-    return energies.at[i].set(half_squared_norm(eps) + problem.perturbation.cost_term(h[-1]))
+    return energies.at[i].set(half_squared_norm(eps, problem.precisions) + problem.perturbation.cost_term(h[-1]))

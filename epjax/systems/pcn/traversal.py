@@ -23,7 +23,7 @@ from epjax.network.activation import Update, check_update
 from epjax.systems.pcn.energy import prediction_errors
 from epjax.systems.pcn.problem import Problem, new_error, residual
 from epjax.systems.pcn.relaxation import Relaxation, beforehand, check_relaxation, resolved, share_of_the_way
-from epjax.systems.pcn.signals import Linearised, linearise, sum_signals
+from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
 
@@ -147,7 +147,7 @@ class Sync(Traversal):
 
         def step(iterate: Iterate, known: Known) -> tuple[Iterate, Known]:
             h = iterate.states(problem.x)
-            layers = {k: linearise(net, problem.params, k, h) for k in range(1, L + 1)}
+            layers = {k: problem.linearise(k, h) for k in range(1, L + 1)}
             T = sum_signals([layers[k].pull(h[k] - net.activation(k)(layers[k].a)) for k in layers])
             T[L] = problem.perturbation.signal(h[L])
             iterate = replace(iterate, change=jnp.zeros_like(iterate.change))
@@ -208,7 +208,7 @@ def half_step(
         T_k = problem.perturbation.signal(h[k]) if k == L else iterate.T.get(k)
         if T_k is None and k in known:
             continue  # neither its inputs nor its signal have moved
-        layer = known[k] if k in known else linearise(net, problem.params, k, h)
+        layer = known[k] if k in known else problem.linearise(k, h)
         T_k = jnp.zeros_like(h[k]) if T_k is None else T_k
         iterate = update_layer(problem, options, k, layer.a, T_k, iterate, w if k == L else 1.0)
         signals.append(layer.pull(iterate.eps[k]))
@@ -298,6 +298,6 @@ def run(
 
 def _residual_at(problem: Problem, update: Update, states: Sequence[Array]) -> Array:
     net = problem.net
-    layers = [linearise(net, problem.params, k, states) for k in range(1, len(net) + 1)]
+    layers = [problem.linearise(k, states) for k in range(1, len(net) + 1)]
     errors = [states[k] - net.activation(k)(layer.a) for k, layer in enumerate(layers, start=1)]
     return residual(problem, update, states[-1], errors, layers)
