@@ -18,6 +18,7 @@ from epjax.cost import COSTS
 from epjax.estimator import Phases
 from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.solution import Errors
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     PerturbationName: TypeAlias = str
     CostName: TypeAlias = str
     TraversalName: TypeAlias = str
+    AlgorithmName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
-    SchemeName, PerturbationName, CostName, TraversalName = (
-        tyro.extras.literal_type_from_choices(tuple(table)) for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
+    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName = (
+        tyro.extras.literal_type_from_choices(tuple(table))
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
     )
 
 NUMBERS, EACH, BEFORE = "numbers", "each", "before"
@@ -89,8 +92,9 @@ class Run:
 class Gradient:
     """How the gradient is estimated."""
 
-    algorithm: Literal["ep", "bp"] = "ep"
-    """Equilibrium propagation, or backpropagation of the same network."""
+    algorithm: AlgorithmName = "ep"
+    """Equilibrium propagation; or, of the same network: backpropagation, the exact gradient (a network's is the same),
+    predictive coding's inference learning, error optimisation, incremental learning."""
     scheme: SchemeName = "centered"
     """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
     points: int = option(1, before=1)
@@ -119,6 +123,10 @@ class Gradient:
         None, before=whole_steps
     )
     """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
+    inference_steps: int = option(20, before=20)
+    """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""
+    inference_rate: float = option(0.1, before=0.1)
+    """alpha of those steps."""
     errors: Errors = "carried"
     """Carry the prediction errors, or recompute them as differences of states."""
     phases: Phases = "together"

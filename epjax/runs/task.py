@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
-import epjax
-from epjax import Network
+from epjax import Network, pc
 from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
 from epjax.diagnosis.examine import Diagnose, diagnoser
+from epjax.pc.incremental import Update
+from epjax.runs.algorithm import ALGORITHMS, inference
 from epjax.runs.config import Gradient
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.system import ValueAndGrad
@@ -62,18 +64,29 @@ def equilibration(options: Gradient) -> Any:
 
 def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:
     """The gradient function that the train step takes."""
-    cost = COSTS[options.cost]
-    if options.algorithm == "bp":
-        estimate = epjax.backprop_value_and_grad(network, cost)
-    else:
-        estimate = epjax.value_and_grad(network, cost, **_estimator(options))
+    make = ALGORITHMS[options.algorithm].gradient
+    assert make is not None
+    estimate = make(options, network, COSTS[options.cost], _estimator(options))
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 
+def updates(options: Gradient) -> int:
+    """How often the optimiser is asked for each batch."""
+    return 1 if ALGORITHMS[options.algorithm].gradient else options.inference_steps
+
+
+def incremental(
+    options: Gradient, network: Network, num_classes: int, optimiser: optax.GradientTransformation
+) -> Update:
+    """The update that the train step takes of an algorithm with more than one for each batch."""
+    update = pc.incremental_update(network, optimiser, COSTS[options.cost], **inference(options))
+    return smoothed(update, num_classes, options.label_smoothing, at=3)
+
+
 def diagnosis(options: Gradient, network: Network, num_classes: int) -> Diagnose:
-    """What watches that gradient. Raises ValueError for backpropagation, which is what it would be held against."""
-    if options.algorithm == "bp":
-        raise ValueError("diagnose_every needs algorithm 'ep', got 'bp'")
+    """What watches that gradient. Raises ValueError for what is not EP."""
+    if options.algorithm != "ep":
+        raise ValueError(f"diagnose_every needs algorithm 'ep', got {options.algorithm!r}")
     watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options))
     return smoothed(watch, num_classes, options.label_smoothing)
 
@@ -93,10 +106,10 @@ def _estimator(options: Gradient) -> dict[str, Any]:
 Result = TypeVar("Result")
 
 
-def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float) -> Callable[..., Result]:
-    """`estimate` with its labels smoothed (see `epjax.cost.smooth_labels`); itself where `amount` is 0."""
+def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float, at: int = 2) -> Callable[..., Result]:
+    """`estimate` with its labels, argument `at`, smoothed (`epjax.cost.smooth_labels`); itself where `amount` is 0."""
     if amount == 0:
         return estimate
     smooth = partial(smooth_labels, num_classes=num_classes, amount=amount)
     smooth(jnp.zeros((), jnp.int32))  # a wrong amount is refused here, not in the first step
-    return lambda params, x, y, key: estimate(params, x, jax.vmap(smooth)(y), key)
+    return lambda *given: estimate(*given[:at], jax.vmap(smooth)(given[at]), *given[at + 1 :])
