@@ -18,6 +18,7 @@ from epjax.cost import COSTS
 from epjax.estimator import Phases
 from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.relax import Order
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     PerturbationName: TypeAlias = str
     CostName: TypeAlias = str
     TraversalName: TypeAlias = str
+    AlgorithmName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
-    SchemeName, PerturbationName, CostName, TraversalName = (
-        tyro.extras.literal_type_from_choices(tuple(table)) for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
+    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName = (
+        tyro.extras.literal_type_from_choices(tuple(table))
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
     )
 
 NUMBERS, EACH, BEFORE = "numbers", "each", "before"
@@ -42,9 +45,16 @@ def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, 
     * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
     * `each`: the processes of one run may have different values, for it says what lies where.
     * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
+      A function of all options by name where it depends on them.
     """
     known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
     return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
+
+
+def whole_steps(options: Mapping[str, Any]) -> Any:
+    """The relaxation that is none: a clamped output used to go all of the way."""
+    clamped = options["perturbation"] == "clamp" and options["traversal"] in ("sweep", "async")
+    return 1.0 if clamped else None
 
 
 @dataclass(frozen=True)
@@ -83,9 +93,10 @@ class Run:
 class Gradient:
     """How the gradient is estimated."""
 
-    algorithm: Literal["ep", "bp", "exact"] = "ep"
-    """Equilibrium propagation; backpropagation of the same network; or, for a system whose free phase is iterated, the
-    exact gradient at its free state."""
+    algorithm: AlgorithmName = "ep"
+    """Equilibrium propagation; or, of the same network: backpropagation, the exact gradient (a network's is the same),
+    predictive coding's inference learning, error optimisation, incremental learning. A system that settles has ep and
+    exact."""
     scheme: SchemeName = "centered"
     """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
     points: int = option(1, before=1)
@@ -119,6 +130,14 @@ class Gradient:
     """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
     step_size: float = 1.0
     """alpha of pgd; mod_pgd has 1."""
+    relaxation: Annotated[float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT")] = option(
+        None, before=whole_steps
+    )
+    """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
+    inference_steps: int = option(20, before=20)
+    """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""
+    inference_rate: float = option(0.1, before=0.1)
+    """alpha of those steps."""
     errors: Errors = "carried"
     """Carry the prediction errors, or recompute them as differences of states."""
     phases: Phases = "together"
@@ -243,11 +262,12 @@ def identity(config: Config) -> dict[str, Any]:
     """The part of `flat` that a run and its continuation must share; a run goes on after epjax learnt a new option."""
     known, options = fields(config), flat(config)
     kept = {name: value for name, value in options.items() if known[name].metadata.get(NUMBERS, True)}
-    return {
-        name: value
-        for name, value in kept.items()
-        if BEFORE not in known[name].metadata or value != known[name].metadata[BEFORE]
-    }
+
+    def as_before(name: str) -> bool:
+        before = known[name].metadata.get(BEFORE, MISSING)
+        return bool(kept[name] == (before(options) if callable(before) else before))
+
+    return {name: value for name, value in kept.items() if not as_before(name)}
 
 
 def shared(config: Config) -> dict[str, Any]:

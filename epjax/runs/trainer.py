@@ -15,20 +15,21 @@ from epjax.data import BadImage, Batches, LostWorker, Prefetch, eval_batches, pr
 from epjax.diagnosis.examine import Diagnose, attempt
 from epjax.network import Params
 from epjax.runs import machine
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
 from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_row
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
-from epjax.runs.task import Task, diagnosis, gradient, output
+from epjax.runs.task import Task, diagnosis, gradient, incremental, output, updates
 from epjax.systems import as_system
 from epjax.training import processes, sharding
 from epjax.training.accumulation import accumulate
 from epjax.training.checkpoint import Checkpoints, describe
 from epjax.training.evaluation import eval_step, evaluate
-from epjax.training.optimiser import check_layer_rates, cosine, sgd, warmed_up
-from epjax.training.step import Normalise, TrainState, initial_state, train_step
+from epjax.training.optimiser import check_layer_rates, cosine, per_batch, sgd, warmed_up
+from epjax.training.step import Normalise, Step, TrainState, incremental_train_step, initial_state, train_step
 
 DIAGNOSED = 32
 """Images of a diagnosis, at most."""
@@ -111,12 +112,11 @@ class Trainer:
         microbatches = config.run.microbatches
         sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
-        rates = config.optimiser.layer_rates
-        check_layer_rates(rates, jax.eval_shape(self._params, jax.random.key(0)))
-        self.optimiser = sgd(self.rate, config.optimiser.weight_decay, config.optimiser.momentum, layer_rates=rates)
+        options = config.optimiser
+        check_layer_rates(options.layer_rates, jax.eval_shape(self._params, jax.random.key(0)))
+        each = per_batch(self.rate, updates(config.gradient))
+        self.optimiser = sgd(each, options.weight_decay, options.momentum, layer_rates=options.layer_rates)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
-        estimate = gradient(config.gradient, task.network, len(task.dataset.classes))
-        estimate = sharding.per_device(accumulate(estimate, microbatches), self.mesh)
         cost = COSTS[config.gradient.cost]
         self.normalise = normalise
         self.diagnose: Diagnose | None = None
@@ -124,15 +124,24 @@ class Trainer:
             self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
         if self.diagnose is not None and jax.process_count() > 1:
             raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
-        system = as_system(task.network)
-        normalise.check_range(system.input_range)
-        project = system.project
-        self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed, project)
+        normalise.check_range(as_system(task.network).input_range)
+        self.train_step = self._make_step(normalise)
         self.eval_step = eval_step(output(config.gradient, task.network), cost, normalise)
         self.put = sharding.put_batch(self.mesh)
         self.pending: Pending | None = None
         self.pace = Pace()
         self.left_out: set[str] = set()
+
+    def _make_step(self, normalise: Normalise) -> Step:
+        options, network, classes = self.config.gradient, self.task.network, len(self.task.dataset.classes)
+        microbatches = self.config.run.microbatches
+        if ALGORITHMS[options.algorithm].gradient is None:
+            if microbatches > 1:
+                raise ValueError(f"microbatches must be 1 with algorithm {options.algorithm!r}, got {microbatches}")
+            return incremental_train_step(incremental(options, network, classes, self.optimiser), normalise)
+        estimate = sharding.per_device(accumulate(gradient(options, network, classes), microbatches), self.mesh)
+        project = as_system(network).project
+        return train_step(estimate, self.optimiser, normalise, self.config.run.seed, project)
 
     def run(self) -> list[Line]:
         """Train to the last step; gives all lines of metrics.jsonl.

@@ -37,6 +37,11 @@ def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
     return warm if steps else schedule
 
 
+def per_batch(schedule: optax.Schedule, updates: int) -> optax.Schedule:
+    """lr(t) = schedule(t // updates), for an optimiser that is asked `updates` times a batch."""
+    return schedule if updates == 1 else lambda step: schedule(step // updates)
+
+
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.0,

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from epjax.network import Params
+from epjax.pc.incremental import Update
 from epjax.systems.system import ValueAndGrad
 from epjax.training.evaluation import Batch, rank_of_label
 
@@ -51,6 +52,10 @@ class Normalise:
         return image.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
 
 
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+"""(state, batch) -> (new state, metrics)."""
+
+
 def initial_state(params: Params, optimiser: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32))
@@ -62,7 +67,7 @@ def train_step(
     normalise: Callable[[jax.Array], jax.Array],
     seed: int = 0,
     project: Callable[[Params], Params] = lambda params: params,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Step:
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
 
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
@@ -73,16 +78,44 @@ def train_step(
     were. `project` is a system's: it comes after the optimiser.
     """
 
+    def one_update(params: Params, opt_state: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> Any:
+        (cost, aux), grads = value_and_grad(params, x, y, keys)
+        updates, opt_state = optimiser.update(grads, opt_state, params)
+        return (cost, aux), grads, project(optax.apply_updates(params, updates)), opt_state
+
+    return _compiled(one_update, normalise, seed)
+
+
+def incremental_train_step(update: Update, normalise: Callable[[jax.Array], jax.Array]) -> Step:
+    """The same from an update that has its optimiser inside (`epjax.pc.incremental_update`).
+
+    `finite` is whether cost and new parameters are: there is no one gradient.
+    """
+
+    def all_updates(params: Params, opt_state: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> Any:
+        del keys
+        seen, params, opt_state = update(params, opt_state, x, y)
+        return seen, params, params, opt_state
+
+    return _compiled(all_updates, normalise, seed=0)
+
+
+def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.Array], seed: int) -> Step:
+    """The step around ``((cost, aux), watched, params, opt_state) = update(params, opt_state, x, y, keys)``.
+
+    What is watched must be finite.
+    """
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         x, label = normalise(batch["image"]), batch["label"]
-        (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        keys = jax.random.split(key, x.shape[0])
+        (cost, aux), watched, params, opt_state = update(state.params, state.opt_state, x, label, keys)
         phases = {"residual": "solution", "free_residual": "free"}
         residuals = {name: getattr(getattr(aux, phase, None), "residual", None) for name, phase in phases.items()}
         worst = {name: jnp.max(r).astype(jnp.float32) for name, r in residuals.items() if r is not None}
-        finite = _all_finite((cost, worst, grads))
-        new = TrainState(project(optax.apply_updates(state.params, updates)), opt_state, state.step + 1)
+        finite = _all_finite((cost, worst, watched))
+        new = TrainState(params, opt_state, state.step + 1)
         rank = rank_of_label(aux.output, label)
         metrics = {
             "cost": cost.astype(jnp.float32),

@@ -12,11 +12,11 @@ from jax import Array, lax
 from epjax.cost import Cost
 from epjax.network import Network, Params, States
 from epjax.network.kinks import crossed, switches
-from epjax.perturbation import Perturbation
+from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
 from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
-from epjax.systems.pcn.signals import FreePhase, free_phase
+from epjax.systems.pcn.signals import FreePhase, Precisions, free_phase
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
@@ -24,9 +24,25 @@ from epjax.systems.system import Argnums, Aux, ValueAndGrad
 
 @dataclass(frozen=True)
 class PCN:
-    """`net` with the energy of predictive coding."""
+    """`net` with the energy of predictive coding, E = 1/2 sum_k pi_k || h_k - f_k ||^2.
+
+    `precisions` are (pi_1, ..., pi_L), the inverse variances of the layers' states (Whittington and Bogacz, Neural
+    Computation 29, 2017), not to be confused with the precision of products; None: all are 1. With them
+    T_k = 1/pi_k sum_j (d f_j / d h_k)^T pi_j eps_j, and layer k's gradient is - pi_k (d f_k / d theta_k)^T eps_k.
+    As beta goes to 0 a nudge still gives backpropagation's gradient, whatever they are. Raises ValueError unless they
+    are one positive number a layer.
+    """
 
     net: Network
+    precisions: Precisions | None = None
+
+    def __post_init__(self) -> None:
+        if self.precisions is None:
+            return
+        object.__setattr__(self, "precisions", tuple(map(float, self.precisions)))
+        if len(self.precisions) != len(self.net) or not all(0 < pi < float("inf") for pi in self.precisions):
+            allowed = f"one positive number for each of {len(self.net)} layers"
+            raise ValueError(f"precisions must be {allowed}, got {self.precisions}")
 
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
         """The network's parameters."""
@@ -67,12 +83,14 @@ class PCN:
         params = self.net.spread(params)
         if jnp.iscomplexobj(x):
             check_analytic(self.net, params, x)
-        return free_phase(self.net, params, x)
+        return free_phase(self.net, params, x, self.precisions)
 
     def nudged(
         self, params: Params, free: FreePhase, perturbation: Perturbation, method: Equilibration, errors: Errors
     ) -> Solution:
         """The nudged equilibrium by sweeps or layer updates."""
+        if self.precisions is not None:
+            perturbation = Weighed(perturbation, self.precisions[-1])
         return equilibrate(Problem(self.net, self.net.spread(params), free, perturbation, errors), method)
 
     def moved(self, free: FreePhase, nudged: Solution) -> Array:
@@ -81,7 +99,7 @@ class PCN:
         return nudged.h[-1] - free.output
 
     def answer(self, params: Params, free: FreePhase, force: Array) -> Array:
-        """chi force = sum_k J_k J_k^T force, J_k from an error of layer k to the output; gates held."""
+        """chi force = sum_k J_k J_k^T force / pi_k, J_k from an error of layer k to the output; gates held."""
         net, params = self.net, self.net.spread(params)
 
         def output(eps: States) -> Array:
@@ -93,7 +111,10 @@ class PCN:
 
         nothing = tuple(jnp.zeros_like(h_k) for h_k in free.states)
         _, pull = jax.vjp(output, nothing)
-        return jax.jvp(output, (nothing,), pull(force))[1]
+        (errors,) = pull(force)
+        if self.precisions is not None:
+            errors = tuple(eps / pi for eps, pi in zip(errors, self.precisions, strict=True))
+        return jax.jvp(output, (nothing,), (errors,))[1]
 
     def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
         """Gates of the activations, and what the drives compare."""
@@ -114,7 +135,7 @@ class PCN:
     def contrast(
         self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
     ) -> Array:
-        """- sum_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is that of the energy there.
+        """- sum_k pi_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is the energy's there.
 
         For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
         """
@@ -132,6 +153,7 @@ class PCN:
             else:
                 predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
             f = jax.vmap(predict)(*(states[j] for j in sources))
+            eps = eps if self.precisions is None else self.precisions[k - 1] * eps
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
