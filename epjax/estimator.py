@@ -63,7 +63,9 @@ def value_and_grad(
     Raises ValueError for an option outside its set, for beta that is zero, negative or not finite, and for what does
     not fit the system: a holomorphic scheme of a network with kinks, a traversal that it cannot be solved by.
     """
-    system, cost, plan = as_system(net), as_cost(cost), as_scheme(scheme, points)
+    if isinstance(points, bool) or not isinstance(points, int | np.integer):
+        raise ValueError(f"points must be a whole number, at least 1, got {points!r}")
+    system, cost, plan = as_system(net), as_cost(cost), as_scheme(scheme, int(points))
     perturb = as_perturbation(perturbation)
     for name, value, allowed in (("errors", errors, get_args(Errors)), ("phases", phases, get_args(Phases))):
         if value not in allowed:
@@ -149,7 +151,8 @@ def _check_beta(beta: float | Array) -> None:
     if isinstance(beta, jax.core.Tracer):
         return
     values = np.asarray(beta)
-    if values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
+    real = jnp.issubdtype(values.dtype, jnp.floating) or jnp.issubdtype(values.dtype, jnp.integer)
+    if not real or values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
         allowed = "a finite positive nudging strength, or one for each example (the scheme gives its sign)"
         raise ValueError(f"beta must be {allowed}, got {beta}")
 

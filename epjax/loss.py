@@ -60,6 +60,8 @@ def ep_loss(
     """
     if algorithm not in get_args(Algorithm):
         raise ValueError(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {algorithm!r}")
+    if "argnums" in options:
+        raise ValueError("argnums must be given to jax.grad, which says for what the loss is differentiated")
     model = _model(net)
     cost = as_cost(cost)
     value_and_grad(model.net, cost, **options)  # refuses a wrong option for both algorithms

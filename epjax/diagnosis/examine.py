@@ -14,8 +14,8 @@ wrong. A gradient that vanishes or is not finite has no direction to compare: it
 negative phase that does not exist and states that jumped, which are seen without a trial.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -25,14 +25,15 @@ import numpy as np
 from jax import Array
 
 from epjax.checks import check_batch
-from epjax.cost import Cost, cross_entropy
+from epjax.cost import Cost, as_cost, cross_entropy
 from epjax.diagnosis.report import WHOLE, WORST, Diagnosis, FreeReport, LayerReport, Verdict
 from epjax.diagnosis.susceptibility import largest
 from epjax.estimator import exact_value_and_grad, value_and_grad
 from epjax.network import Network, Params
 from epjax.scheme import as_scheme
-from epjax.systems import System, as_system
+from epjax.systems import Relax, System, as_equilibration, as_system
 from epjax.systems.pcn.sweep import Sweep
+from epjax.systems.pcn.traversal import Async, Sync
 from epjax.systems.solution import Solution
 from epjax.systems.system import Aux
 
@@ -65,24 +66,23 @@ class _Seen:
 def diagnoser(
     net: Network | System,
     *,
-    cost: Cost = cross_entropy,
+    cost: Cost | str = cross_entropy,
     beta: float = 0.05,
     equilibration: Any = None,
     free: Any = None,
     **options: Any,
 ) -> Diagnose:
     """`diagnose` as a function (params, x, y, key) whose programs are compiled once; options of `value_and_grad`."""
-    system = as_system(net)
-    method = system.default_equilibration() if equilibration is None else equilibration
+    system, cost = as_system(net), as_cost(cost)
+    method = _method(system, beta, equilibration, options)
     usual = system.default_free() if free is None else free
     value_and_grad(net, cost, beta=beta, equilibration=method, free=usual, **options)  # refuses a wrong option now
     settled = None if usual is None else _longer(usual)
     exact_of = jax.jit(exact_value_and_grad(net, cost, free=settled))
     soft = jax.jit(jax.vmap(partial(largest, system, cost, free=settled), in_axes=(None, 0, 0)))
     reference = "backpropagation's" if usual is None else "the exact gradient's"
-    signs = np.real(as_scheme(options.get("scheme", "centered"), options.get("points", 1)).s)
-    strongest = float(np.max(-signs, initial=0.0))
-    strongest = 1.0 if options.get("scheme") == "random" else strongest
+    scheme = as_scheme(options.get("scheme", "centered"), options.get("points", 1))
+    strongest = 1.0 if scheme.random_sign else float(np.max(-np.real(scheme.s), initial=0.0))
 
     @partial(jax.jit, static_argnums=(0, 1))
     def ep(method: Any, free: Any, beta: Array, params: Params, x: Array, y: Array, key: Array | None) -> Any:
@@ -125,10 +125,27 @@ def diagnoser(
     return run
 
 
-def _watched(method: Any) -> Any:
+Method = Async | Sync | Sweep | Relax
+
+
+def _method(system: System, beta: Any, equilibration: Any, options: Iterable[str]) -> Method:
+    """The equilibration. Raises ValueError for what `value_and_grad` takes and a diagnosis cannot."""
+    if np.ndim(beta) != 0:
+        raise ValueError(f"beta must be one number for a diagnosis, got shape {np.shape(beta)}")
+    for name in {"argnums", "keep_states"} & set(options):
+        raise ValueError(f"{name} must be left to the diagnosis, which looks at the parameters' gradient")
+    method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
+    if not isinstance(method, Method):
+        allowed = "a Sweep, Async, Sync or Relax, or its name, for a diagnosis"
+        raise ValueError(f"equilibration must be {allowed}, got {method!r}")
+    return method
+
+
+def _watched(method: Method) -> Method:
     """The equilibration, measuring its residual, iteration by iteration."""
-    known = {f.name for f in fields(method)} if is_dataclass(method) else set()
-    return replace(method, **dict.fromkeys(known & {"residual", "trace"}, True))
+    known = {f.name for f in fields(method)}
+    watched: Any = dict.fromkeys(known & {"residual", "trace"}, True)
+    return replace(method, **watched)
 
 
 def _look(system: System, params: Params, x: Array, aux: Aux, method: Any) -> tuple[Any, Array, Any, Array]:
