@@ -8,6 +8,8 @@ import json
 from functools import partial
 from html.parser import HTMLParser
 
+import pytest
+
 from epjax.diagnosis.report import Diagnosis, LayerReport
 from epjax.recipes.imagenet_vgg10 import EXPERIMENT
 from epjax.runs import report
@@ -15,6 +17,8 @@ from epjax.runs.compare import main
 from epjax.runs.config import Run, flat
 from epjax.runs.metrics import MetricsLog, diagnosis_line
 from epjax.runs.records import read
+
+pytestmark = pytest.mark.fast
 
 
 def write(directory, error, **changes):

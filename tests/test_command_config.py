@@ -12,6 +12,8 @@ import pytest
 from epjax.runs.config import Run, describe, flat, identity, store
 from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
 
+pytestmark = pytest.mark.fast
+
 # fmt: off
 OPTIONS = [
     "--workdir", "--data", "--algorithm", "--scheme", "--cost", "--perturbation", "--update",

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from epjax.runs import cli
 from epjax.runs.experiment import Experiment, find, names
@@ -129,9 +131,23 @@ def test_an_experiment_of_ones_own(tmp_path, capsys):
     assert cli.main(["diagnose", "--workdir", str(folder), "--images", "8", "--out", str(tmp_path / "d.png")]) == 0
     assert "switches crossed" in capsys.readouterr().out
     assert (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
+    Image.fromarray(np.arange(28 * 28, dtype=np.uint32).reshape(28, 28).astype(np.uint8)).save(tmp_path / "i.png")
+    assert cli.main(["predict", str(tmp_path / "i.png"), "--workdir", str(folder)]) == 0
+    assert capsys.readouterr().out.count("%") == 5
+    assert cli.main(["compare", str(folder), "--out", str(tmp_path / "c.png")]) == 0
+    assert cli.main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    assert "<h1" in (tmp_path / "r.html").read_text()
     mine.unlink()
     assert cli.main(["diagnose", "--workdir", str(folder)]) == 1
     assert "mine.py is not a file" in capsys.readouterr().err
+
+
+def test_the_demo_and_the_plan_of_a_run(tmp_path, capsys):
+    small = ["--width", "0.01", "--batch-size", "8"]
+    assert cli.main(["demo", "--workdir", str(tmp_path), *small, "--max-steps", "1"]) == 0
+    assert [line["step"] for line in evaluations(read_lines(tmp_path / "metrics.jsonl"))] == [1]
+    assert cli.main(["plan", "--network", "vgg5", "--image-size", "32", *small, "--devices", "1"]) == 0
+    assert "device-hours" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from epjax.runs.plots import learning_curve
 from epjax.runs.progress import duration
 from epjax.runs.table import method, summary
 
+pytestmark = pytest.mark.fast
+
 VAL = {"val_top1_error": 50.0, "val_top5_error": 10.0, "val_cost": 1.5, "val_images": 1000, "seconds": 61.0}
 
 

@@ -4,6 +4,7 @@ Would catch: a run that cannot go on where it was stopped or goes on differently
 and not used, a mistake of the user that ends in a traceback, a failure that costs what was already done.
 """
 
+import errno
 import json
 import os
 import re
@@ -481,3 +482,13 @@ def test_a_directory_in_use_is_refused_with_who_uses_it(folder, whole_run, capsy
 def test_a_directory_that_cannot_be_made_is_one_sentence(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in fails(vgg5.main, small(folder, tmp_path / "file" / "run"), capsys)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP])
+def test_a_directory_without_locks_is_one_sentence(folder, tmp_path, monkeypatch, capsys, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    message = fails(vgg5.main, small(folder, tmp_path / "run"), capsys)
+    assert message.endswith("run lies where no file can be locked: give another --workdir")

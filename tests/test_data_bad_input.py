@@ -11,6 +11,8 @@ from data_forms import few_images, idx
 from benchmarks.forms import add
 from epjax.data import open_dataset
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch) -> None:

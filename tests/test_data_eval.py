@@ -6,6 +6,8 @@ from data_forms import CROP, Pixels
 
 from epjax.data import BadImage, eval_batches
 
+pytestmark = pytest.mark.fast
+
 
 def seen(source, **options):
     with eval_batches(source, CROP, **options) as batches:

@@ -10,6 +10,8 @@ from data_forms import CROP, Pixels, few_images
 from epjax.data import BadImage, Example, PadCropFlip, open_dataset, steps_per_epoch, train_batches
 from epjax.data.pipeline import order
 
+pytestmark = pytest.mark.fast
+
 
 def take(count: int, source, **options):
     options = {"transform": CROP, "batch_size": 4, "seed": 7, "num_threads": 0} | options

@@ -8,6 +8,8 @@ import pytest
 
 from epjax.data import prefetch
 
+pytestmark = pytest.mark.fast
+
 
 def test_items_come_in_order_and_end():
     with prefetch(iter(range(50)), lambda x: 2 * x, size=3) as items:

@@ -12,6 +12,8 @@ from data_forms import few_images, tiny_imagenet
 from epjax.data import open_dataset
 from experiments import prepare_imagenet
 
+pytestmark = pytest.mark.fast
+
 
 def test_missing_tars(tmp_path, capsys):
     assert prepare_imagenet.command([str(tmp_path), str(tmp_path / "out")]) == 1

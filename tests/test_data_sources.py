@@ -16,6 +16,8 @@ from benchmarks.forms import add
 from epjax.data import eval_batches, open_dataset, train_batches
 from epjax.data.sources.tar import members
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:

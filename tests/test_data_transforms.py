@@ -21,6 +21,8 @@ from epjax.data import (
 )
 from epjax.data.transforms import decode
 
+pytestmark = pytest.mark.fast
+
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)

@@ -239,7 +239,14 @@ def flat(config: Config) -> dict[str, Any]:
     """All options by name, as JSON can hold them."""
     groups = (getattr(config, group.name) for group in dataclasses.fields(config))
     options = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: _plain(value) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
@@ -247,9 +254,14 @@ def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
     groups = {}
     for group in dataclasses.fields(kind):
         assert isinstance(group.type, type)
-        known = {f.name: options[f.name] for f in dataclasses.fields(group.type) if f.name in options}
+        known = {f.name: _held(options[f.name]) for f in dataclasses.fields(group.type) if f.name in options}
         groups[group.name] = group.type(**known)
     return kind(**groups)
+
+
+def _held(value: Any) -> Any:
+    """As an option holds it: what is many is a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def fields(config: Config) -> dict[str, Field[Any]]:

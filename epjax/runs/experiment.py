@@ -112,8 +112,9 @@ class Experiment:
         )
 
     def at(self, source: Path) -> "Experiment":
-        """The same, standing in a Python file; itself where epjax comes with it."""
-        return self if self.name in names() else replace(self, source=str(source.absolute()))
+        """The same, standing in a Python file; itself where epjax comes with it, and not with another of its name."""
+        ours = self.name in names() and find(self.name) is self
+        return self if ours else replace(self, source=str(source.absolute()))
 
     def main(self, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         """The command: 0 done, 1 an error in one sentence, 2 unknown options, 75 stopped by a signal."""

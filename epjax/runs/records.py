@@ -33,7 +33,8 @@ class Run:
         """The data and the size at which it was run."""
         c = self.config
         pixels = c.get("image_size", 32)
-        size = f"{pixels}x{pixels}, width {c['width']:g}, batch {c['batch_size']}, seed {c['seed']}"
+        width = f"width {c['width']:g}, " if "width" in c else ""  # a user's own network may have none
+        size = f"{pixels}x{pixels}, {width}batch {c['batch_size']}, seed {c['seed']}"
         return f"{c['data_name']}, {c['train_images']:,} images, {size}"
 
     @property

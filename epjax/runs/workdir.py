@@ -1,5 +1,6 @@
 """The work directory: made, writable, and used by one run at a time."""
 
+import errno
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from epjax.training import processes
 LOCK, HOLDER = "lock", "lock.holder"
 """The file that is locked, and beside it who did it: what is locked cannot be read everywhere."""
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _PATIENCE = 10.0
 
 
@@ -65,10 +67,10 @@ def _lock(directory: Path) -> Iterator[None]:
     except Timeout as error:
         holder = _read(directory / HOLDER).strip() or "an unknown process"
         raise OSError(f"workdir {directory} is in use by another run ({holder})") from error
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
+            raise OSError(f"workdir {directory} lies where no file can be locked: give another --workdir") from error
         raise OSError(f"workdir {directory} cannot be written: {error.strerror or error}") from error
-    except NotImplementedError as error:
-        raise OSError(f"workdir {directory} lies where no file can be locked: give another --workdir") from error
     try:
         yield
     finally:
