@@ -239,8 +239,8 @@ def _judge(report: Diagnosis, distance: float, trials: _Trials, strongest: float
     where = f"cosine {report.cosine:.4f}, worst layer {report.worst} at {report.worst_cosine:.4f}"
     if np.isfinite(distance) and report.cosine >= WHOLE and report.worst_cosine >= WORST:
         return "good", f"the gradient points where {report.reference} does ({where})"
-    lower = partial(trials.distance, report.beta / 10, trials.method, trials.free)
-    if strongest * report.q >= 1 and np.isfinite(min(distance, lower())):
+    weaker = partial(trials.distance, report.beta / 10, trials.method, trials.free)
+    if strongest * report.q >= 1 and np.isfinite(min(distance, weaker())):
         below = f"use a beta below {1 / (strongest * report.softness):.2g}, or scheme='forward'"
         return "negative phase does not exist", f"{below}, for q = {report.q:.2g} is not below 1 ({where})"
     if report.jumps:
