@@ -12,7 +12,7 @@ import pytest
 
 from epjax.diagnosis.report import Diagnosis, LayerReport
 from epjax.recipes.imagenet_vgg10 import EXPERIMENT
-from epjax.runs import report
+from epjax.runs import markdown, report
 from epjax.runs.compare import main
 from epjax.runs.config import Run, flat
 from epjax.runs.metrics import MetricsLog, diagnosis_line
@@ -57,6 +57,14 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
         assert main([str(folder), "--out", str(tmp_path / "x.png")]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_bar_stays_in_its_cell():
+    assert markdown.markdown(("", "x"), [("a", "1 | 2")], "lr") == [
+        "|  | x |",
+        "|---|--:|",
+        "| a | 1 \\| 2 |",
+    ]
 
 
 class Page(HTMLParser):

@@ -6,6 +6,9 @@ Work and memory are those of the train step's gradient as XLA compiles it here, 
 linearly to the batch of one device. Time is a roofline: the longer of arithmetic at `efficiency` of the device's peak
 and memory traffic at its bandwidth. `--calibrate` measures a small step on this machine instead and says how far the
 prediction was off.
+
+Networks are planned for, no other systems: a relaxation runs as many passes as its state asks for, and XLA counts the
+body of such a loop once, whatever it runs.
 """
 
 import dataclasses
