@@ -95,6 +95,7 @@ def decay(ax: Axes, system: Chain) -> None:
     assert found.errors is not None
     sizes = [float(jnp.linalg.norm(d)) for d in found.errors]
     ax.semilogy(range(1, len(sizes) + 1), np.array(sizes) / sizes[-1], color=FREE, marker="o", markersize=4)
+    ax.set_ylim(0.8 * 10 ** np.floor(np.log10(sizes[0] / sizes[-1])), 1.3)
     ax.set_xticks(range(1, len(sizes) + 1))
     dress(ax, "displacement by layer, over the output's", "layer", "")
 
@@ -105,6 +106,7 @@ def dress(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_xlabel(x, fontsize=8, color=INK)
     ax.set_ylabel(y, fontsize=8, color=INK)
     ax.tick_params(labelsize=7, colors=INK)
+    ax.minorticks_off()
     ax.grid(True, color="#e6ebf0", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
 
