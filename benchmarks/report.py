@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.table import Table as RichTable
 
 from benchmarks.rows import Row, Table, Target, text
-from epjax.runs import markdown
+from epjax.runs.markdown import markdown
 
 
 class Benchmark(Protocol):
@@ -107,7 +107,7 @@ def _targets(found: dict[str, list[Target]]) -> list[str]:
         for name, targets in found.items()
         for t in targets
     ]
-    return [*lines, *markdown.table(("", "target", "required", "measured", "met"), cells), ""]
+    return [*lines, *markdown(("", "target", "required", "measured", "met"), cells), ""]
 
 
 def _section(module: Benchmark, content: dict[str, Any], folder: str) -> list[str]:
@@ -121,10 +121,10 @@ def _section(module: Benchmark, content: dict[str, Any], folder: str) -> list[st
     for table in tables:
         same, differ = split(table.columns, table.rows)
         header = tuple(name.replace("_", " ") for name in differ)
-        body = markdown.table(header, [[text(row.get(name)) for name in differ] for row in table.rows])
+        body = [*markdown(header, [[text(row.get(name)) for name in differ] for row in table.rows]), ""]
         said = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in same.items())
         lines += [f"### {table.caption}", ""] if table.caption else []
-        lines += [*([said, ""] if said else []), *body, ""]
+        lines += [*([said, ""] if said else []), *body]
     return lines
 
 

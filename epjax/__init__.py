@@ -1,6 +1,6 @@
 """Equilibrium propagation in JAX: predictive coding networks, and other physical systems."""
 
-from epjax import cost, models, systems
+from epjax import cost, models, pc, systems
 from epjax.diagnosis import diagnose
 from epjax.estimator import backprop_value_and_grad, exact_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
@@ -31,6 +31,7 @@ __all__ = [
     "exact_value_and_grad",
     "from_flax",
     "models",
+    "pc",
     "systems",
     "value_and_grad",
 ]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epjax.cost import COSTS, Cost, check_labels, cross_entropy
+from epjax.cost import COSTS, Cost, check_labels, cross_entropy, is_known
 from epjax.network import Network, Params
 from epjax.network.arguments import check_example
 
@@ -22,6 +22,10 @@ class Examined(Protocol):
 
     def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The free output for an input of that kind. Raises ValueError where there is none."""
+        ...
+
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError for parameters and inputs whose values it cannot take."""
         ...
 
 
@@ -58,6 +62,8 @@ def check_batch(
     _check_batch(x, y)
     x = jnp.asarray(x)
     output = system.examine(params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    if all(is_known(leaf) for leaf in jax.tree.leaves((params, x))):
+        system.check_values(params, x)
     if np.shape(beta) not in ((), x.shape[:1]):
         raise ValueError(f"beta must be one strength or one for each of {x.shape[0]} examples, got {np.shape(beta)}")
     if key is not None:

@@ -63,6 +63,17 @@ def squared_error(h_L: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) 
     return 0.5 * jnp.sum(d * d)
 
 
+def log_phase(o: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
+    """C = - sum_c log((1 + e + t_c o_c) / (2 + e)), t = 2 onehot(y) - 1, e = 0.01: for outputs o = sin p in [-1, 1].
+
+    It is - log((1 + e + cos(p - t pi / 2)) / (2 + e)) of phases p, whose force grows where a phase is wrong by pi
+    (arXiv:2402.08579). Beyond [-1, 1] it is flat.
+    """
+    t = 2 * as_target(y, _classes(o), o.dtype) - 1
+    e = 0.01
+    return -jnp.sum(jnp.log(jnp.maximum(1 + e + t * o, e) / (2 + e)))
+
+
 def _classes(h_L: Array) -> int:
     if h_L.ndim != 1:
         raise ValueError(f"the output must be one number a class, [classes], got shape {h_L.shape}: flatten or pool it")
@@ -74,7 +85,7 @@ def check_soft_labels(cost: Cost, y: Any) -> None:
 
     A check of values: inside `jax.jit` y has none yet, and this does nothing. Call it on a batch before a jitted step.
     """
-    if cost is not cross_entropy or not _is_known(y) or not jnp.issubdtype(y.dtype, jnp.floating):
+    if cost is not cross_entropy or not is_known(y) or not jnp.issubdtype(y.dtype, jnp.floating):
         return
     _check_sums(y)
 
@@ -88,7 +99,7 @@ def check_labels(cost: Cost, y: Any, num_classes: int) -> None:
     if y.shape[1:] not in ((), (1,), (num_classes,)):
         allowed = f"class indices [B] or class weights [B, {num_classes}]"
         raise ValueError(f"y must be {allowed}, got {y.dtype} {list(y.shape)}")
-    if not _is_known(y):
+    if not is_known(y):
         return
     if y.shape[1:] == (num_classes,):
         if cost is cross_entropy:
@@ -115,7 +126,7 @@ def _refuse(y: Any, wrong: np.ndarray, sentence: str) -> None:
         raise ValueError(f"{sentence}, got {np.asarray(y)[place]} at y[{', '.join(map(str, place))}]")
 
 
-def _is_known(y: Any) -> bool:
+def is_known(y: Any) -> bool:
     """Whether y has values, all of them here."""
     return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)
 
@@ -123,13 +134,22 @@ def _is_known(y: Any) -> bool:
 COSTS: dict[str, Cost] = {
     "cross_entropy": cross_entropy,
     "squared_error": squared_error,
+    "log_phase": log_phase,
 }
 """By name."""
+
+NO_COSTS = {
+    "one_minus_cos": "1 - cos(p - t) has no force where a phase p is wrong by pi, and training stays there: "
+    "use log_phase or squared_error of its sine",
+}
+"""What is asked for under a name and is none, with the reason."""
 
 
 def as_cost(cost: Any) -> Cost:
     """The cost of that name, or the function itself. Raises ValueError for anything else."""
     known = COSTS.get(cost) if isinstance(cost, str) else cost
+    if isinstance(cost, str) and cost in NO_COSTS:
+        raise ValueError(f"cost {cost} is none for training: {NO_COSTS[cost]}")
     if not callable(known) or isinstance(known, type):
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, or a function of output and target, got {cost!r}")
     return known

@@ -84,7 +84,14 @@ def value_and_grad(
         at_rest = system.free(params, x, free)
 
         def phase(beta: Inexact[Array, ""]) -> Solution:
-            return system.nudged(params, at_rest, perturb(cost, at_rest.output, y, beta), method, errors)
+            perturbation = perturb(cost, at_rest.output, y, beta)
+            found = system.nudged(params, at_rest, perturbation, method, errors)
+            if perturbation.at_once:  # it is where it is held, whatever the system
+                return found
+            force = jnp.linalg.norm(perturbation.direction(at_rest.output).ravel())
+            distance = jnp.linalg.norm(system.moved(at_rest, found).ravel())
+            tiny = jnp.finfo(force.dtype).tiny
+            return replace(found, susceptibility=distance / jnp.maximum(jnp.abs(beta) * force, tiny))
 
         return (at_rest.output, at_rest.states, at_rest.solution), jax.vmap(phase)(betas)
 
@@ -111,6 +118,7 @@ def value_and_grad(
         drawn_from = key if plan.random_sign else None
         x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
+        _check_strength(beta, x.dtype, errors)
         strength = jnp.reshape(jnp.asarray(beta, x.dtype), (-1, 1))  # [1, 1], or [B, 1]
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
         if plan.is_complex:
@@ -123,14 +131,17 @@ def value_and_grad(
     return ep
 
 
-def exact_value_and_grad(net: Network | System, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:
+def exact_value_and_grad(
+    net: Network | System, cost: Cost | str, *, argnums: Argnums = 0, free: Any = None
+) -> ValueAndGrad:
     """The gradient of the mean cost at the free state, without EP, behind the signature of `value_and_grad`.
 
-    For a network, which is a predictive coding network, it is that of backpropagation.
+    For a network, which is a predictive coding network, it is that of backpropagation. `free` is how a system comes to
+    its free state, as there.
     """
     _check_argnums(argnums)
     system, cost = as_system(net), as_cost(cost)
-    exact = system.exact(cost, argnums)
+    exact = system.exact(cost, argnums, free)
 
     def value_and_grad(
         params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
@@ -154,6 +165,21 @@ def _check_beta(beta: float | Array) -> None:
     if not real or values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
         allowed = "a finite positive nudging strength, or one for each example (the scheme gives its sign)"
         raise ValueError(f"beta must be {allowed}, got {beta}")
+
+
+def _check_strength(beta: float | Array, dtype: jnp.dtype, errors: Errors) -> None:
+    """Raises ValueError for a beta that vanishes in `dtype`, or whose nudge does where states are measured."""
+    if isinstance(beta, jax.core.Tracer):
+        return
+    info, least = jnp.finfo(dtype), float(np.min(np.asarray(beta)))
+    smallest = float(info.tiny if errors == "carried" else 1e-3 * info.eps)
+    if least < smallest:
+        why = (
+            "is not a normal number"
+            if errors == "carried"
+            else "is lost in the rounding of the states: carry the errors"
+        )
+        raise ValueError(f"beta must be at least {smallest:.1e} with errors {errors!r} in {dtype}: {least:g} {why}")
 
 
 def _check_argnums(argnums: Argnums) -> None:

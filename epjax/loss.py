@@ -8,28 +8,33 @@ For a training loop that calls `jax.grad` or `jax.value_and_grad` on a loss: it 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 
 from epjax.checks import check_batch
 from epjax.cost import Cost, as_cost
-from epjax.estimator import value_and_grad
+from epjax.estimator import exact_value_and_grad, value_and_grad
 from epjax.network import Network, Params
 from epjax.network.listed import from_flax
 from epjax.shapes import Array, Inexact, Shaped
-from epjax.systems import as_system
+from epjax.systems import System, as_system
 from epjax.systems.pcn.network import mean_cost
+from epjax.systems.system import ValueAndGrad
 
-Algorithm = Literal["ep", "bp"]
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
+
+Algorithm = Literal["ep", "bp", "exact"]
 
 
 def ep_loss(
-    net: Network | nn.Sequential | nnx.Sequential,
+    net: Network | System | nn.Sequential | nnx.Sequential,
     cost: Cost | str,
     *,
     algorithm: Algorithm = "ep",
@@ -43,13 +48,15 @@ def ep_loss(
       for no equilibrium.
     * Where no gradient is asked for, the nudged phase is not run. Where one is, it runs with the forward pass.
     * With `has_aux` the loss is ``(cost, output)`` with the free output [B, classes], for jax's own `has_aux`.
-    * `algorithm="bp"` is the same function of the same network with the gradient of backpropagation.
+    * `algorithm="bp"` is the same function of the same network with the gradient of backpropagation; "exact" is that
+      of a system that settles, by implicit differentiation, and for a network the same as "bp".
 
     y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
     `from_flax` takes it, and `params` are then its own: a linen model's ``model.init(...)["params"]``, or the nnx model
     itself, under `nnx.grad`. Weights that the model ties have the sum over their places. Raises ValueError for an
-    unknown algorithm and for a model without layers, and where the loss is given what `check_batch` refuses; the loss
-    raises TypeError where it is differentiated twice, in forward mode, or through the output beside it.
+    unknown algorithm, "bp" of a system that has no forward pass, and for a model without layers, and where the loss is
+    given what `check_batch` refuses; the loss raises TypeError where it is differentiated twice, in forward mode, or
+    through the output beside it.
     """
     if algorithm not in get_args(Algorithm):
         raise ValueError(f"algorithm must be one of {', '.join(get_args(Algorithm))}, got {algorithm!r}")
@@ -60,12 +67,29 @@ def ep_loss(
     value_and_grad(model.net, cost, **options)  # refuses a wrong option for both algorithms
     clamped = options.get("perturbation") == "clamp"
 
+    settles = as_system(model.net).default_free() is not None
+    if algorithm == "bp" and settles:
+        name = type(model.net).__name__
+        raise ValueError(f"algorithm must be ep or exact for {name}, which settles and has no forward pass, got 'bp'")
+    method = options.get("free")
+
     def free(params: Params, held: Held, x: Array, y: Array, key: Array | None) -> Any:
         del key
-        value, output = mean_cost(model.holding(held), cost, params, x, y)
+        here = model.holding(held)
+        if isinstance(here, Network):
+            value, output = mean_cost(here, cost, params, x, y)
+        else:
+            output = jax.vmap(lambda x: here.free(params, x, method).output)(x)
+            value = jnp.mean(jax.vmap(cost)(output, y))
         return (value, output) if has_aux else value
 
-    of_batch = free if algorithm == "bp" else _with_gradient(free, model, cost, has_aux, options)
+    def estimate(net: Network | System, argnums: tuple[int, ...]) -> ValueAndGrad:
+        if algorithm == "exact":
+            return exact_value_and_grad(net, cost, argnums=argnums, free=method)
+        return value_and_grad(net, cost, argnums=argnums, **options)
+
+    by_itself = algorithm == "bp" or (algorithm == "exact" and not settles)
+    of_batch = free if by_itself else _with_gradient(free, model, cost, has_aux, estimate)
 
     def loss(
         params: Any, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
@@ -78,7 +102,11 @@ def ep_loss(
 
 
 def _with_gradient(
-    free: Callable[..., Any], model: "_Model", cost: Cost, has_aux: bool, options: dict[str, Any]
+    free: Callable[..., Any],
+    model: "_Model",
+    cost: Cost,
+    has_aux: bool,
+    estimate: Callable[[Network | System, tuple[int, ...]], ValueAndGrad],
 ) -> Callable[..., Any]:
     """`free`, the cost at the free state, whose reverse mode runs the nudged phase."""
     of_batch = jax.custom_vjp(free)
@@ -86,8 +114,7 @@ def _with_gradient(
     def forward(*arguments: Any) -> tuple[Any, tuple[Params, Array | None, Array | None]]:
         params, held, x, y, key = _once(jax.tree.map(lambda leaf: leaf.value, arguments))
         argnums = (0, 1) if arguments[2].perturbed else (0,)
-        estimate = value_and_grad(model.holding(held), cost, argnums=argnums, **options)
-        (value, aux), grads = estimate(params, x, y, key)
+        (value, aux), grads = estimate(model.holding(held), argnums)(params, x, y, key)
         d_y = None
         if arguments[3].perturbed:
             d_y = jax.grad(lambda y: jnp.mean(jax.vmap(cost)(aux.output, y)))(y)
@@ -128,20 +155,20 @@ Held = tuple[Any, ...]
 class _Model:
     """A model as a network, and how its own parameters become one entry a layer and what it holds."""
 
-    net: Network
+    net: Network | System
     split: Callable[[Any], tuple[Params, Held]]
     rebuild: Callable[[Held], Network]
 
-    def holding(self, held: Held) -> Network:
+    def holding(self, held: Held) -> Network | System:
         """The network with what the model holds now, which may be other than it was."""
         return self.rebuild(held) if jax.tree.leaves(held) else self.net
 
 
 def _model(model: Any) -> _Model:
-    if isinstance(model, Network):
-        return _Model(model, lambda params: (params, ()), lambda held: model)
+    if isinstance(model, Network) or (isinstance(model, System) and not isinstance(model, type)):
+        return _Model(model, lambda params: (params, ()), lambda held: model)  # type: ignore[return-value, arg-type]
     if not isinstance(model, nn.Sequential | nnx.Sequential):
-        allowed = "an epjax.Network or a flax Sequential, whose layers can be told apart"
+        allowed = "an epjax.Network, another system, or a flax Sequential, whose layers can be told apart"
         raise ValueError(f"net must be {allowed}, got {type(model).__name__}")
     net = from_flax(model)
     places = [i for i, module in enumerate(model.layers) if isinstance(module, nn.Module | nnx.Module)]

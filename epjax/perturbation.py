@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from epjax.network.activation import Activation, Update
 from epjax.shapes import Inexact
 
 
+@runtime_checkable
 class Perturbation(Protocol):
     """The output layer of one example under strength beta: its signal T_L, its error eps_L, its cost term in F."""
 
@@ -95,6 +96,43 @@ class Clamp:
     def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
         """0: the output is held, not pulled."""
         return 0.0 * h_L[0]
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A perturbation of an output whose error weighs pi_L in the energy: pi_L eps_L = -beta dC/dh_L.
+
+    A nudge is pi_L times weaker; what is held stays where it is.
+    """
+
+    inner: Perturbation
+    precision: float
+
+    @property
+    def beta(self) -> Array:
+        """That of the signal."""
+        return self.inner.beta if self.at_once else self.inner.beta / self.precision
+
+    @property
+    def at_once(self) -> bool:
+        """As it was."""
+        return self.inner.at_once
+
+    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+        """T_L / beta."""
+        return self.inner.direction(h_L)
+
+    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+        """T_L, of a nudge divided by pi_L."""
+        return self.beta * self.inner.direction(h_L)
+
+    def error(self, activation: Activation, a_L: Array, T_L: Array, update: Update) -> Array:
+        """As it was."""
+        return self.inner.error(activation, a_L, T_L, update)
+
+    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+        """As it was: beta C, whatever pi_L."""
+        return self.inner.cost_term(h_L)
 
 
 MakePerturbation = Callable[[Cost, Array, Array, Array], Perturbation]

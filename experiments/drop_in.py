@@ -26,8 +26,9 @@ from flax.training.train_state import TrainState
 
 import epjax
 from epjax.data import open_dataset
-from epjax.runs import machine, markdown
+from epjax.runs import machine
 from epjax.runs.command import sentence
+from epjax.runs.markdown import markdown
 
 SHARED = Path(os.environ.get("EPJAX_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -131,13 +132,12 @@ def compare(options: Options) -> dict[str, Any]:
 
 def table(rows: dict[str, Any]) -> str:
     """Mean and spread of the test error, as Markdown."""
-    lines = []
+    body = []
     for name, runs in rows.items():
         errors = [run["test_error"] for run in runs]
         spread = np.std(errors, ddof=1) if len(errors) > 1 else float("nan")
-        lines.append((name, f"{np.mean(errors):.2f}%", f"{spread:.2f}", ", ".join(f"{e:.2f}" for e in errors)))
-    header = ("loss", "test error, mean", "standard deviation", "of each seed")
-    return "\n".join(markdown.table(header, lines, right=(1, 2)))
+        body.append((name, f"{np.mean(errors):.2f}%", f"{spread:.2f}", ", ".join(f"{e:.2f}" for e in errors)))
+    return "\n".join(markdown(("loss", "test error, mean", "standard deviation", "of each seed"), body, "lrrl"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

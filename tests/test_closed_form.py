@@ -91,6 +91,21 @@ def sweep_by_hand(update, perturbation, cost, beta, S):
     return h1, h2
 
 
+def relaxed_by_hand(update, perturbation, cost, beta, S, w):
+    """(h1, h2) after S sweeps in which eps_2 goes the share w of the way, once its target has moved."""
+    h1, h2 = free()
+    free_h2 = h2
+    eps2 = beta * (Y - h2) if perturbation == "clamp" else -beta * cost_gradient(cost, h2)
+    for _ in range(S):
+        if perturbation == "nudge":
+            eps2 = eps2 + w * (-beta * cost_gradient(cost, h2) - eps2)
+        h1 = step_1(update, 1.0, h1, eps2)
+        if perturbation == "clamp":
+            eps2 = eps2 + w * (clamp_error(beta, free_h2, h1) - eps2)
+        h2 = f2(h1) + eps2
+    return h1, h2
+
+
 def clamp_error(beta, free_h2, h1):
     return (1 - beta) * free_h2 + beta * Y - f2(h1)
 
@@ -139,7 +154,7 @@ def test_the_case_is_one_where_the_updates_differ():
 @pytest.mark.parametrize("traversal", ["async", "sync"])
 @pytest.mark.parametrize("beta", [BETA, -BETA])
 def test_iterations(traversal, update, perturbation, cost, beta, K):
-    method = {"async": epjax.Async, "sync": epjax.Sync}[traversal](K, update=update)
+    method = epjax.Async(K, update=update, relaxation=1.0) if traversal == "async" else epjax.Sync(K, update=update)
     solution = solve(method, perturbation, cost, beta)
     expected = by_hand(traversal, update, perturbation, cost, beta, K=K)
     for h, by_pencil in zip(solution.h, expected, strict=True):
@@ -164,16 +179,28 @@ def test_small_steps(traversal, perturbation, alpha):
 @pytest.mark.parametrize("perturbation", ["nudge", "clamp"])
 @pytest.mark.parametrize("update", ["mod_pgd", "pgd"])
 def test_sweeps(update, perturbation, cost, S):
-    solution = solve(epjax.Sweep(S, update=update), perturbation, cost)
+    solution = solve(epjax.Sweep(S, update=update, relaxation=1.0), perturbation, cost)
     for h, expected in zip(solution.h, sweep_by_hand(update, perturbation, cost, BETA, S), strict=True):
         np.testing.assert_allclose(h, expected, rtol=1e-12)
     for eps, h, f in zip(solution.errors, solution.h, (relu(f1()), f2(np.array(solution.h[0]))), strict=True):
         np.testing.assert_allclose(eps, h - f, atol=1e-14)
 
 
+@pytest.mark.parametrize("S", [1, 3])
+@pytest.mark.parametrize("w", [0.3, 1.0])
+@pytest.mark.parametrize("perturbation", ["nudge", "clamp"])
+def test_relaxed_sweeps(perturbation, w, S):
+    solution = solve(epjax.Sweep(S, relaxation=w), perturbation)
+    expected = relaxed_by_hand("mod_pgd", perturbation, "squared_error", BETA, S, w)
+    for h, by_pencil in zip(solution.h, expected, strict=True):
+        np.testing.assert_allclose(h, by_pencil, rtol=1e-12)
+    for eps, h, f in zip(solution.errors, solution.h, (relu(f1()), f2(np.array(solution.h[0]))), strict=True):
+        np.testing.assert_allclose(eps, h - f, atol=1e-14)
+
+
 def test_clamping_fixes_the_output():
     _, h2 = free()
-    for method in (epjax.Async(4), epjax.Sync(4), epjax.Sweep(4)):
+    for method in (epjax.Async(4, relaxation=1.0), epjax.Sync(4), epjax.Sweep(4, relaxation=1.0)):
         np.testing.assert_allclose(solve(method, "clamp").h[1], (1 - BETA) * h2 + BETA * Y, rtol=1e-14)
 
 

@@ -60,8 +60,8 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 def test_a_bar_stays_in_its_cell():
-    assert markdown.table(("", "|x|"), [("a", "1 | 2")], right=[1]) == [
-        "|  | \\|x\\| |",
+    assert markdown.markdown(("", "x"), [("a", "1 | 2")], "lr") == [
+        "|  | x |",
         "|---|--:|",
         "| a | 1 \\| 2 |",
     ]

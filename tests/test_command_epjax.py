@@ -76,7 +76,7 @@ def test_the_same_command_by_both_names():
     [
         (["trian"], "did you mean epjax train?"),
         (["train", "imagenet_vgg11"], "did you mean imagenet_vgg10?"),
-        (["train", "nothing_of_the_kind"], "experiment must be one of imagenet_resnet50, .*, or a Python file"),
+        (["train", "nothing_of_the_kind"], "experiment must be one of hopfield, .*, or a Python file"),
         (["train", "absent.py"], "experiment absent.py is not a file"),
     ],
 )

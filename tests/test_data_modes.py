@@ -42,7 +42,9 @@ def test_grey_in_every_mode(image, expected):
     np.testing.assert_array_equal(read(image), np.repeat(expected[:, :, None], 3, axis=2))
 
 
-@pytest.mark.parametrize(("mode", "form", "off"), [("RGB", "PNG", 0), ("RGBA", "PNG", 0), ("CMYK", "TIFF", 2)])
+@pytest.mark.parametrize(
+    ("mode", "form", "off"), [("RGB", "PNG", 0), ("RGBA", "PNG", 0), ("CMYK", "TIFF", 2), ("YCbCr", "TIFF", 2)]
+)
 def test_colours_in_every_mode(mode, form, off):
     found = read(coloured().convert(mode), form).astype(int)
     assert np.abs(found - np.asarray(coloured()).astype(int)).max() <= off

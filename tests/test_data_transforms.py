@@ -142,7 +142,7 @@ def test_thin_images_need_no_memory():
 def test_unknown_crop():
     with pytest.raises(ValueError, match="crop must be one of resized, random, pad, none, got 'centre'"):
         make_transforms("centre", 32)
-    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="image_size must lie between 1 and 8,192 pixels, got 0"):
         make_transforms("pad", 0)
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 import epjax
 from epjax.diagnosis import attempt, diagnoser
-from epjax.diagnosis.kinks import switches
 from epjax.network.drive import Conv
+from epjax.network.kinks import switches
 from epjax.runs.metrics import diagnosis_line
 
 NET = epjax.models.mlp([12] * 3 + [4], gain=2.0)
@@ -56,7 +56,8 @@ def test_a_good_gradient(batch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "verdict"),
     [
-        ({"beta": 3.0}, "beta too large"),
+        ({"beta": 3.0, "scheme": "forward"}, "beta too large"),
+        ({"beta": 3.0}, "negative phase does not exist"),
         ({"beta": 1e-7, "errors": "recomputed"}, "drowned in rounding"),
         ({"beta": 1e-3, "equilibration": epjax.Async(1)}, "not settled"),
         ({"beta": 1e-3, "equilibration": epjax.Sync(4)}, "not settled"),

@@ -19,7 +19,7 @@ FLOORS = (
     ("epjax.checks",),
     ("epjax.systems",),
     ("epjax.estimator",),
-    ("epjax.loss", "epjax.hardware"),
+    ("epjax.loss", "epjax.hardware", "epjax.pc"),
     ("epjax.diagnosis",),
     ("epjax",),
     ("epjax.training",),

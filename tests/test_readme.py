@@ -7,10 +7,13 @@ out, a table in a docstring that the site would set as running text.
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from experiments.reproduce.figures import defaults
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -52,7 +55,15 @@ def test_the_site_has_every_page_and_every_module():
     shown = {module.removesuffix(".__init__") for module in modules} & set(
         re.findall(r"^::: (\S+)$", TEXT, re.MULTILINE)
     )
-    inside = ("epjax.data.", "epjax.models.", "epjax.runs.", "epjax.recipes", "epjax.extras", "epjax.__main__")
+    inside = (
+        "epjax.data.",
+        "epjax.models.",
+        "epjax.runs.",
+        "epjax.recipes",
+        "epjax.extras",
+        "epjax.__main__",
+        "epjax.network.nnx",
+    )
     rooms = {"epjax", "epjax.network", "epjax.diagnosis", "epjax.training", "epjax.runs", "epjax.systems.pcn"}
     hidden = {m for m in modules if m.startswith(inside)} | {f"{room}.__init__" for room in rooms} | {"epjax.__init__"}
     missing = {m for m in modules - hidden if m.removesuffix(".__init__") not in shown}
@@ -65,3 +76,15 @@ def test_tables_in_docstrings_are_indented():
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 for line in (ast.get_docstring(node) or "").splitlines():
                     assert line.startswith(" ") or "   " not in line, (path, line)
+
+
+def test_the_runs_at_the_edge_of_stability_are_counted():
+    """What README says of the study of defaults, from the study's own files."""
+    dead, runs = {"bp": 0, "ep": 0}, {"bp": 0, "ep": 0}
+    for path in (ROOT / "experiments" / "results" / "defaults").glob("*rate_0.04*float32*.json"):
+        found = json.loads(path.read_text())
+        kind = "bp" if found["place"]["method"] == "bp" else "ep"
+        runs[kind] += 1
+        dead[kind] += defaults.is_dead(found)
+    words = f"{dead['bp']} of {runs['bp']} runs by backpropagation and {dead['ep']} of {runs['ep']} by EP"
+    assert words in " ".join(PAGES[Path("README.md")].split())

@@ -16,7 +16,7 @@ import pytest
 
 import epjax
 from epjax.network.activation import identity, unit
-from epjax.network.drive import Dense
+from epjax.network.drive import Conv, Dense
 from epjax.perturbation import Nudge
 from epjax.systems import Hopfield, Oscillators, Relax, Resistive
 
@@ -358,6 +358,71 @@ def test_max_pooling(x64):
     assert error(carried, plain) < 1e-6
 
 
+def hopfield_of(*drives):
+    """Parameters of a Hopfield network with these drives."""
+    return Hopfield(epjax.Network(tuple(epjax.Layer(d, unit) for d in drives))).init(jax.random.key(0), (12,))
+
+
+def test_affine_couplings_are_taken():
+    """Pooling by mean or maximum, a linear normalisation, several modules in a row."""
+    pools = nn.Sequential([nn.Conv(3, (3, 3)), lambda v: v.reshape(-1, 2, 2, 2, 2, 3).mean((2, 4))])
+    drives = [Conv(4, True), pools, nn.Sequential([nn.Dense(6), lambda v: 2 * v - 1, nn.Dense(5)])]
+    system = Hopfield(epjax.Network(tuple(epjax.Layer(d, unit) for d in drives)))
+    assert len(system.init(jax.random.key(0), (8, 8, 2))) == 3
+    route = nn.Sequential([nn.Conv(3, (3, 3)), lambda v: nn.max_pool(v, (2, 2), (2, 2))])
+    Hopfield(epjax.Network((epjax.Layer(route, unit),))).init(jax.random.key(0), (8, 8, 2))
+
+
+def given(name, change=lambda v: v, x=None):
+    system, params, usual, y = setting(name)
+    params = jax.tree.map(change, params)
+    return epjax.value_and_grad(system, SE)(params, usual if x is None else x, y[: len(usual if x is None else x)])
+
+
+def test_the_log_cost_of_phases():
+    """Against its formula in phases, and with a force where the phase is wrong by pi; it trains oscillators."""
+    p, e = jnp.array([0.3, -1.2, 1.5]), 0.01
+    t = jnp.array([-1.0, 1.0, -1.0]) * math.pi / 2
+    expected = -jnp.sum(jnp.log((1 + e + jnp.cos(p - t)) / (2 + e)))
+    np.testing.assert_allclose(epjax.cost.log_phase(jnp.sin(p), jnp.int32(1)), expected, rtol=1e-5)
+    slope = jax.grad(epjax.cost.log_phase)(jnp.array([-0.999]), jnp.array([1.0]))
+    assert slope[0] < -80
+    system, params, x, y = setting("oscillators")
+    true = exact(system, epjax.cost.log_phase, params, x, y)[1]
+    assert cosine(ep(system, epjax.cost.log_phase, params, x, y, beta=1e-5)[1], true) > 0.9999
+
+
+@pytest.mark.parametrize("name", ["hopfield", "resistive", "oscillators"])
+def test_ep_as_a_loss(name):
+    """Its gradient is the estimator's; "exact" is implicit differentiation; "bp" is refused."""
+    system, params, x, y = setting(name)
+    loss = epjax.ep_loss(system, SE, scheme="forward", beta=1e-4)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params, x, y)
+    (cost, _), expected = jax.jit(epjax.value_and_grad(system, SE, scheme="forward", beta=1e-4))(params, x, y)
+    np.testing.assert_allclose(value, cost, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, expected)
+    implicit = jax.jit(jax.grad(epjax.ep_loss(system, SE, algorithm="exact")))(params, x, y)
+    assert cosine(implicit, jax.jit(epjax.exact_value_and_grad(system, SE))(params, x, y)[1]) > 0.999999
+    with pytest.raises(ValueError, match="algorithm must be ep or exact for"):
+        epjax.ep_loss(system, SE, algorithm="bp")
+
+
+@pytest.mark.parametrize("name", ["hopfield", "resistive", "oscillators"])
+def test_summary(name):
+    told = SYSTEMS[name].summary((12,))
+    held = sum(leaf.size for leaf in jax.tree.leaves(SYSTEMS[name].init(jax.random.key(0), (12,))))
+    assert f"{held:,}" in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize("unroll", [2, 7, 50])
+def test_passes_that_are_written_out(unroll, x64):
+    system, params, x, _ = setting("hopfield")
+    one = Relax(7, None, trace=True)
+    looped = jax.jit(lambda x: system.free(params, x, one).states)(x[0])
+    written = jax.jit(lambda x: system.free(params, x, Relax(7, None, unroll=unroll)).states)(x[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), written, looped)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -373,6 +438,14 @@ def test_max_pooling(x64):
         (lambda: epjax.value_and_grad(SYSTEMS["hopfield"], SE, scheme="holomorphic"), "analytic responses"),
         (lambda: epjax.value_and_grad(epjax.models.mlp([3]), SE, equilibration=Relax()), "equilibration"),
         (lambda: epjax.value_and_grad("hopfield", SE), "net must be an epjax.Network or another system"),
+        (lambda: epjax.cost.as_cost("one_minus_cos"), "no force where a phase p is wrong by pi"),
+        (lambda: hopfield_of(Dense(6), nn.Sequential([nn.Dense(5), nn.tanh])), "layer 2 .* must be affine .* got"),
+        (lambda: hopfield_of(nn.LayerNorm()), "layer 1 .* must be affine"),
+        (lambda: given("resistive", lambda v: v - 1.0), "conductances must not be negative, got -0.9.* in layer 1"),
+        (
+            lambda: given("oscillators", x=jnp.full((2, 12), 1.5)),
+            "x must lie between 0 and 1 for Oscillators, got .* 1.5",
+        ),
     ],
 )
 def test_bad_input(make, sentence):

@@ -87,7 +87,8 @@ class Dataset:
         self, image_size: int | None = None, crop: Augmentation | None = None
     ) -> tuple[Transform, Transform]:
         """The transforms for training and for evaluation; by default those of the data set's recipe."""
-        return make_transforms(crop or self.augmentation, image_size or self.image_size, self.channels)
+        size = self.image_size if image_size is None else image_size
+        return make_transforms(crop or self.augmentation, size, self.channels)
 
 
 def make_dataset(

@@ -195,18 +195,22 @@ class PadTo(_Square):
         return _pixels(image.crop((x, y, x + self.size, y + self.size)))
 
 
+LARGEST = 8192
+"""Pixels: one image of this size has 200 MB, and a network that sees it some thousand times as much."""
+
+
 def make_transforms(augmentation: Augmentation, size: int, channels: int = 3) -> tuple[Transform, Transform]:
     """The transforms for training and evaluation of images [size, size, channels].
 
-    ValueError for another augmentation than these, and for a size below 1.
+    ValueError for another augmentation than these, and for a size outside 1 to LARGEST.
 
         resized   RandomResizedCropFlip    ResizeCentreCrop
         random    RandomCropFlip           ResizeCentreCrop
         pad       PadCropFlip              fitted to size, nothing cut off the short side
         none      PadTo                    PadTo
     """
-    if size < 1:
-        raise ValueError(f"image_size must be at least 1, got {size}")
+    if not 1 <= size <= LARGEST:
+        raise ValueError(f"image_size must lie between 1 and {LARGEST:,} pixels, got {size}")
     if augmentation == "resized":
         return RandomResizedCropFlip(size, channels), ResizeCentreCrop(size, channels)
     if augmentation == "random":

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from epjax.network.activation import Activation, as_activation, relu
@@ -18,6 +17,11 @@ from epjax.network.modules import Drive, Refused, as_drive
 from epjax.network.precision import Precision, at_precision, check_precision
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, spread, ties
+
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
 
 Params = tuple[Any, ...]
 """One pytree of parameters a layer, float32 unless the caller casts it."""

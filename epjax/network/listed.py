@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
-from flax import nnx
 
 from epjax.network.activation import ACTIVATIONS, Activation, identity
 from epjax.network.architecture import Layer, Network
 from epjax.network.drive import OneExample
 from epjax.network.modules import BatchOfOne, Drive, Function, Joined, Kept, Linen, Plain, as_drive
 from epjax.network.precision import Precision
+
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
 
 
 def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precision: Precision = "float32") -> Network:

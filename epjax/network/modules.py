@@ -12,17 +12,21 @@ An nnx module brings it along; a linen module does once it is bound: `module.bin
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flax.core
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from epjax.network.drive import OneExample
+
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
 
 Function = Callable[[Array], Array]
 """A function of a batch without parameters, such as flattening or pooling."""

@@ -36,6 +36,11 @@ def at_precision(precision: Precision, f: Callable[..., Array], *args: Any) -> A
     return f(*jax.tree.map(lambda v: v.astype(jnp.bfloat16), args)).astype(dtype)
 
 
+def product(v: Array, w: Array) -> Array:
+    """v @ w, accumulated in at least float32."""
+    return jnp.matmul(v, w, preferred_element_type=jnp.float32 if v.dtype.itemsize < 4 else v.dtype)
+
+
 def _round_tf32(v: Array) -> Array:
     return lax.reduce_precision(v, exponent_bits=8, mantissa_bits=10)
 

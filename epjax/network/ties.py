@@ -12,12 +12,16 @@ descriptions: listed twice they are two layers alike, with parameters of their o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from flax import nnx
 
 from epjax.network.modules import Drive, parts, places
+
+if TYPE_CHECKING:
+    from flax import nnx
+else:
+    from epjax.network import nnx
 
 Path = tuple[Any, ...]
 """Where in a layer's parameters: () is all of them."""

@@ -13,7 +13,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from epjax.runs import markdown
+from epjax.runs.markdown import markdown
 from epjax.runs.plots import GREY, INK, colours, curve, dress, literal
 from epjax.runs.progress import duration
 from epjax.runs.records import Run, read
@@ -29,13 +29,12 @@ def evaluated(directory: Path) -> Run:
 
 def table(runs: Sequence[Run]) -> str:
     """One row a run: errors after the last epoch, and the time that training took."""
-    header = ("", "epochs", "top-1 error", "top-5 error", "cost", "time")
     rows = []
     for run in runs:
         last = run.evaluations[-1]
         errors = (f"{last['val_top1_error']:.2f}%", f"{last['val_top5_error']:.2f}%", f"{last['val_cost']:.3f}")
         rows.append((run.name, f"{last['epoch']:g}", *errors, duration(last["seconds"])))
-    return "\n".join(markdown.table(header, rows, right=range(1, len(header))))
+    return "\n".join(markdown(("", "epochs", "top-1 error", "top-5 error", "cost", "time"), rows, "lrrrrr"))
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

@@ -18,8 +18,10 @@ from epjax.cost import COSTS
 from epjax.estimator import Phases
 from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
+from epjax.systems.relax import Order
 from epjax.systems.solution import Errors
 
 if TYPE_CHECKING:
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     PerturbationName: TypeAlias = str
     CostName: TypeAlias = str
     TraversalName: TypeAlias = str
+    AlgorithmName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
-    SchemeName, PerturbationName, CostName, TraversalName = (
-        tyro.extras.literal_type_from_choices(tuple(table)) for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS)
+    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName = (
+        tyro.extras.literal_type_from_choices(tuple(table))
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
     )
 
 NUMBERS, EACH, BEFORE = "numbers", "each", "before"
@@ -41,9 +45,16 @@ def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, 
     * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
     * `each`: the processes of one run may have different values, for it says what lies where.
     * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
+      A function of all options by name where it depends on them.
     """
     known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
     return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
+
+
+def whole_steps(options: Mapping[str, Any]) -> Any:
+    """The relaxation that is none: a clamped output used to go all of the way."""
+    clamped = options["perturbation"] == "clamp" and options["traversal"] in ("sweep", "async")
+    return 1.0 if clamped else None
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,10 @@ class Run:
 class Gradient:
     """How the gradient is estimated."""
 
-    algorithm: Literal["ep", "bp"] = "ep"
-    """Equilibrium propagation, or backpropagation of the same network."""
+    algorithm: AlgorithmName = "ep"
+    """Equilibrium propagation; or, of the same network: backpropagation, the exact gradient (a network's is the same),
+    predictive coding's inference learning, error optimisation, incremental learning. A system that settles has ep and
+    exact."""
     scheme: SchemeName = "centered"
     """Which nudged phases: both signs, one sign, a random sign for each image, or complex strengths."""
     points: int = option(1, before=1)
@@ -104,10 +117,27 @@ class Gradient:
     """Sweeps down and up the layers, with --traversal sweep."""
     tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Stop the nudged phase at this residual; None: run all iterations."""
+    order: Order = option("auto", before="auto")
+    """Order of the blocks, with --traversal relax: from the input up, from the output down, even then odd, all at once;
+    auto: up in the free phase, down in the nudged one."""
+    over: Annotated[float | Literal["auto"], tyro.conf.arg(metavar="FLOAT|auto")] = option(1.0, before=1.0)
+    """Over-relaxation w of --traversal relax, between 0 and 2; auto: by the measured rate."""
+    free_iterations: int = option(200, before=200)
+    """Passes of a free phase that is iterated, at most."""
+    free_tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(1e-6, before=1e-6)
+    """Stop the free phase at this residual; None: run all its iterations."""
     update: Literal["mod_pgd", "pgd"] = "mod_pgd"
     """Rectify drive plus signal (mod_pgd), or step from the state and project (pgd)."""
     step_size: float = 1.0
     """alpha of pgd; mod_pgd has 1."""
+    relaxation: Annotated[float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT")] = option(
+        None, before=whole_steps
+    )
+    """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
+    inference_steps: int = option(20, before=20)
+    """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""
+    inference_rate: float = option(0.1, before=0.1)
+    """alpha of those steps."""
     errors: Errors = "carried"
     """Carry the prediction errors, or recompute them as differences of states."""
     phases: Phases = "together"
@@ -118,7 +148,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """SGD with Nesterov momentum 0.9 and one cosine decay of the learning rate, after a linear warm-up if any."""
+    """SGD with Nesterov momentum and one cosine decay of the learning rate, after a linear warm-up if any."""
 
     epochs: int = 50
     """Length of the run: warm-up and cosine."""
@@ -130,6 +160,10 @@ class Optimiser:
     """Before the decay."""
     final_learning_rate: float = 2e-6
     """After the decay."""
+    layer_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT")] = option((), before=())
+    """Times the learning rate, for each layer from the first; none: 1."""
+    momentum: float = option(0.9, before=0.9)
+    """Nesterov's; 0: none."""
     weight_decay: float = 2e-4
     """Added to every gradient, times the parameter, before the momentum."""
     cosine: Literal["epoch", "step"] = "epoch"
@@ -205,7 +239,14 @@ def flat(config: Config) -> dict[str, Any]:
     """All options by name, as JSON can hold them."""
     groups = (getattr(config, group.name) for group in dataclasses.fields(config))
     options = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: _plain(value) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
@@ -213,9 +254,14 @@ def unflat(kind: type[C], options: Mapping[str, Any]) -> C:
     groups = {}
     for group in dataclasses.fields(kind):
         assert isinstance(group.type, type)
-        known = {f.name: options[f.name] for f in dataclasses.fields(group.type) if f.name in options}
+        known = {f.name: _held(options[f.name]) for f in dataclasses.fields(group.type) if f.name in options}
         groups[group.name] = group.type(**known)
     return kind(**groups)
+
+
+def _held(value: Any) -> Any:
+    """As an option holds it: what is many is a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def fields(config: Config) -> dict[str, Field[Any]]:
@@ -228,11 +274,12 @@ def identity(config: Config) -> dict[str, Any]:
     """The part of `flat` that a run and its continuation must share; a run goes on after epjax learnt a new option."""
     known, options = fields(config), flat(config)
     kept = {name: value for name, value in options.items() if known[name].metadata.get(NUMBERS, True)}
-    return {
-        name: value
-        for name, value in kept.items()
-        if BEFORE not in known[name].metadata or value != known[name].metadata[BEFORE]
-    }
+
+    def as_before(name: str) -> bool:
+        before = known[name].metadata.get(BEFORE, MISSING)
+        return bool(kept[name] == (before(options) if callable(before) else before))
+
+    return {name: value for name, value in kept.items() if not as_before(name)}
 
 
 def shared(config: Config) -> dict[str, Any]:

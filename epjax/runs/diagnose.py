@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from epjax.runs.stopping import sentence
+from epjax.runs.table import method
 from epjax.runs.task import diagnosis
 from epjax.runs.trained import load
 
@@ -49,7 +50,8 @@ def diagnose(
     options = replace(trained.config.gradient, algorithm="ep")
     options = options if beta is None else replace(options, beta=beta)
     report = diagnosis(options, trained.network, len(trained.classes))(trained.params, x, y, jax.random.key(seed))
-    print(f"step {trained.step}, {len(examples)} training images, beta {options.beta:g}\n{report}")
+    of = "" if trained.config.gradient.algorithm == "ep" else f", trained by {method(trained.config.gradient)}"
+    print(f"step {trained.step}{of}, {len(examples)} training images, beta {options.beta:g}\n{report}")
     if out is not None:
         report.draw(out)
         print(f"the picture is in {out}")

@@ -18,6 +18,7 @@ from epjax.runs import command
 from epjax.runs.config import Config, Gradient, Optimiser, parse, pick
 from epjax.runs.images import DataOptions, Images
 from epjax.runs.task import Task
+from epjax.systems import System
 
 ROOM = "epjax.recipes"
 """The package whose modules are the experiments that epjax comes with, one each, as EXPERIMENT."""
@@ -31,8 +32,8 @@ class NetworkOptions(Protocol):
         """What the network is called in pictures."""
         ...
 
-    def make(self, num_classes: int, images: Any, precision: Precision) -> Network:
-        """The network for so many classes, for images as `images` says."""
+    def make(self, num_classes: int, images: Any, precision: Precision) -> Network | System:
+        """The network, or another system, for so many classes, for images as `images` says."""
         ...
 
 
@@ -97,9 +98,9 @@ class Experiment:
         """The configuration that a command line asks for."""
         return parse(self.config, self.choose, argv, prog or f"python -m experiments.{self.name}", self.about)
 
-    def make_network(self, config: Any, num_classes: int) -> Network:
-        """The network for so many classes."""
-        made: Network = config.network.make(num_classes, config.images, config.gradient.precision)
+    def make_network(self, config: Any, num_classes: int) -> Network | System:
+        """The network, or another system, for so many classes."""
+        made: Network | System = config.network.make(num_classes, config.images, config.gradient.precision)
         return made
 
     def make_task(self, config: Any) -> Task:
@@ -111,8 +112,9 @@ class Experiment:
         )
 
     def at(self, source: Path) -> "Experiment":
-        """The same, standing in a Python file; itself where epjax comes with it."""
-        return self if self.name in names() else replace(self, source=str(source.absolute()))
+        """The same, standing in a Python file; itself where epjax comes with it, and not with another of its name."""
+        ours = self.name in names() and find(self.name) is self
+        return self if ours else replace(self, source=str(source.absolute()))
 
     def main(self, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         """The command: 0 done, 1 an error in one sentence, 2 unknown options, 75 stopped by a signal."""

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from epjax.data import Dataset, Transform, open_dataset
+from epjax.data.source import Stats
 from epjax.data.transforms import Augmentation
 from epjax.runs.config import option
 
@@ -38,6 +39,8 @@ class Images:
     crop: Augmentation = "resized"
     """In training: a random part resized (resized), a random square of the image resized to 8/7 of the size
     (random), a random square of the image padded by 4 (pad); each with a random flip; or the image (none)."""
+    pixels: Literal["standard", "unit"] = option("standard", before="standard")
+    """What the network is given: pixels less their mean over their deviation, or in [0, 1]."""
 
     def recipe(self, recipes: Mapping[str, Any]) -> str:
         """The demo's for the demo, where it has one, else the first."""
@@ -46,7 +49,9 @@ class Images:
 
     def open(self) -> Dataset:
         """The images."""
-        return open_dataset(self.data)
+        found = open_dataset(self.data)
+        as_they_are = Stats((0.0,) * found.channels, (1.0,) * found.channels)
+        return replace(found, stats=as_they_are) if self.pixels == "unit" else found
 
     def transforms(self, dataset: Dataset) -> tuple[Transform, Transform]:
         """Crops for training, the middle for evaluation."""

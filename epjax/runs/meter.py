@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NAMES = ("cost", "top1_error", "top5_error")
+WORST = ("residual", "free_residual")
+"""Of a window the largest counts."""
 
 
 class Meter:
@@ -29,8 +31,9 @@ class Meter:
             self.sums["steps"] += 1
             for name in NAMES:
                 self.sums[name] += float(metrics[name])
-            if "residual" in metrics:
-                self.sums["residual"] = max(self.sums.get("residual", 0.0), float(metrics["residual"]))
+            for name in WORST:
+                if name in metrics:
+                    self.sums[name] = max(self.sums.get(name, 0.0), float(metrics[name]))
         now = time.perf_counter()
         self.step_seconds = None if self._since is None else now - self._since
         if self.step_seconds is not None:  # the first step after a start or a pause is not timed: it may compile
@@ -50,7 +53,7 @@ class Meter:
         return self._waited / self._elapsed if self._elapsed else 0.0
 
     def line(self) -> dict[str, Any]:
-        """The window's means, errors in percent, and the worst residual where it was measured; a new window starts."""
+        """The window's means, errors in percent, the worst residuals where measured; a new window starts."""
         steps = self.sums["steps"]
         rate = None if self.images_per_second is None else round(self.images_per_second, 2)
         means = {
@@ -60,8 +63,7 @@ class Meter:
             "images_per_second": rate,
             "waiting": round(self.waiting, 4),
         }
-        if "residual" in self.sums:
-            means["residual"] = self.sums["residual"]
+        means |= {name: self.sums[name] for name in WORST if name in self.sums}
         self.sums = dict.fromkeys(("steps", *NAMES), 0.0)
         self._timed_steps, self._elapsed, self._waited = 0, 0.0, 0.0
         return means

@@ -28,10 +28,10 @@ from epjax.runs.command import sentence
 from epjax.runs.config import Gradient
 from epjax.runs.plots import GREY, INK, VAL, literal
 from epjax.runs.progress import plain_console
-from epjax.runs.task import equilibration
+from epjax.runs.task import equilibration, free_method
 from epjax.runs.trained import Trained, load
-from epjax.systems.pcn.problem import Problem, equilibrate
-from epjax.systems.pcn.signals import free_phase
+from epjax.systems import System, as_system
+from epjax.systems.solution import Errors
 
 
 def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: int = 5) -> Table:
@@ -62,13 +62,18 @@ def find_class(name: str, classes: Sequence[str]) -> int:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def nudged_errors(network: Network, options: Gradient, params: Params, x: Array, label: Array) -> States:
-    """(eps_1, ..., eps_L) of one input after a nudge of strength `options.beta` toward a class."""
+def nudged_errors(network: Network | System, options: Gradient, params: Params, x: Array, label: Array) -> States:
+    """(eps_1, ..., eps_L) of one input after a nudge of strength `options.beta` toward a class.
+
+    Of a system that is no predictive coding network they are the displacements of its blocks.
+    """
+    system = as_system(network)
     nudge = Nudge(COSTS[options.cost], label, jnp.asarray(options.beta, x.dtype))
-    problem = Problem(network, params, free_phase(network, params, x), nudge, options.errors)
-    errors = equilibrate(problem, equilibration(options)).errors
-    assert errors is not None
-    return errors
+    errors: Errors = options.errors if system.default_free() is None else "carried"
+    at_rest = system.free(params, x, free_method(options, network))
+    found = system.nudged(params, at_rest, nudge, equilibration(options), errors).errors
+    assert found is not None
+    return found
 
 
 def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Path) -> None:

@@ -39,7 +39,12 @@ def broken(metrics: Mapping[str, Any]) -> str | None:
     """Which of them became so in a step, by what `epjax.training.step.train_step` measured; None: all are numbers."""
     if metrics["finite"]:
         return None
-    for name, words in (("cost", "the cost"), ("residual", "the residual of the equilibria")):
+    told = {
+        "cost": "the cost",
+        "residual": "the residual of the equilibria",
+        "free_residual": "the residual of the free phase",
+    }
+    for name, words in told.items():
         if name in metrics and not math.isfinite(metrics[name]):
             return words
     return "a gradient"

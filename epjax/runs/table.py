@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Gradient
 from epjax.runs.metrics import Line, evaluations
 from epjax.runs.progress import duration
@@ -12,12 +13,13 @@ from epjax.runs.progress import duration
 
 def method(options: Gradient) -> str:
     """The gradient estimator in a few words, with all that its numbers depend on."""
-    if options.algorithm == "bp":
-        return f"backpropagation, {options.cost}, {options.precision}"
+    if options.algorithm != "ep":
+        return ALGORITHMS[options.algorithm].describe(options)
     count = {"sweep": f"S = {options.sweeps}"}.get(options.traversal, f"K = {options.iterations}")
     scheme = options.scheme if options.points == 1 else f"{options.scheme} ({options.points} points)"
+    how = options.traversal if options.traversal == "relax" else f"{options.traversal} {options.update}"
     return (
-        f"EP {scheme}, {options.traversal} {options.update}, beta = {options.beta:g}, {count},"
+        f"EP {scheme}, {how}, beta = {options.beta:g}, {count},"
         f" {options.errors} errors, {options.cost}, {options.precision}"
     )
 

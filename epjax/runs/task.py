@@ -8,16 +8,20 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax import Array
 
-import epjax
-from epjax import Network
+from epjax import Network, pc
 from epjax.cost import COSTS, smooth_labels
 from epjax.data import Dataset
 from epjax.data.transforms import Transform
 from epjax.diagnosis.examine import Diagnose, diagnoser
+from epjax.network import Params
+from epjax.pc.incremental import Update
+from epjax.runs.algorithm import ALGORITHMS, Algorithm, inference
 from epjax.runs.config import Gradient
-from epjax.systems import EQUILIBRATIONS
-from epjax.systems.system import ValueAndGrad
+from epjax.systems import EQUILIBRATIONS, as_system
+from epjax.systems.system import System, ValueAndGrad
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Task:
 
     experiment: str
     title: str
-    network: Network
+    network: Network | System
     dataset: Dataset
     train_transform: Transform
     eval_transform: Transform
@@ -60,26 +64,67 @@ def equilibration(options: Gradient) -> Any:
     return dataclasses.replace(usual, **{name: asked[name] for name in known})
 
 
-def gradient(options: Gradient, network: Network, num_classes: int) -> ValueAndGrad:
-    """The gradient function that the train step takes."""
-    cost = COSTS[options.cost]
-    if options.algorithm == "bp":
-        estimate = epjax.backprop_value_and_grad(network, cost)
-    else:
-        estimate = epjax.value_and_grad(network, cost, **_estimator(options))
+def free_method(options: Gradient, network: Network | System) -> Any:
+    """The way to the free state; None where it is a forward pass."""
+    usual = as_system(network).default_free()
+    if usual is None:
+        return None
+    asked = {"iterations": options.free_iterations, "tolerance": options.free_tolerance, "over": options.over}
+    return dataclasses.replace(usual, **asked)
+
+
+def output(options: Gradient, network: Network | System) -> Callable[[Params, Array], tuple[Array, ...]]:
+    """(params, x) -> (..., output) of the free phase of one example."""
+    if isinstance(network, Network):
+        return network.forward
+    system, method = network, free_method(options, network)
+    return lambda params, x: (system.free(params, x, method).output,)
+
+
+def _chosen(options: Gradient, network: Network | System) -> Algorithm:
+    """Raises ValueError for an algorithm that needs a forward pass, and a system that has none."""
+    algorithm = ALGORITHMS[options.algorithm]
+    if not isinstance(network, Network) and not algorithm.of_any_system:
+        allowed = " or ".join(name for name, known in ALGORITHMS.items() if known.of_any_system)
+        which = f"{type(network).__name__}, which settles and has no forward pass"
+        raise ValueError(f"algorithm must be {allowed} for {which}, got {options.algorithm!r}")
+    return algorithm
+
+
+def gradient(options: Gradient, network: Network | System, num_classes: int) -> ValueAndGrad:
+    """The gradient function that the train step takes. Raises ValueError for what the network does not have."""
+    make = _chosen(options, network).gradient
+    assert make is not None
+    estimate = make(options, network, COSTS[options.cost], _estimator(options, network))
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 
-def diagnosis(options: Gradient, network: Network, num_classes: int) -> Diagnose:
-    """What watches that gradient. Raises ValueError for backpropagation, which is what it would be held against."""
-    if options.algorithm == "bp":
-        raise ValueError("diagnose_every needs algorithm 'ep', got 'bp'")
-    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options))
+def updates(options: Gradient) -> int:
+    """How often the optimiser is asked for each batch."""
+    return 1 if ALGORITHMS[options.algorithm].gradient else options.inference_steps
+
+
+def incremental(
+    options: Gradient, network: Network | System, num_classes: int, optimiser: optax.GradientTransformation
+) -> Update:
+    """The update that the train step takes of an algorithm with more than one for each batch."""
+    _chosen(options, network)
+    assert isinstance(network, Network)
+    update = pc.incremental_update(network, optimiser, COSTS[options.cost], **inference(options))
+    return smoothed(update, num_classes, options.label_smoothing, at=3)
+
+
+def diagnosis(options: Gradient, network: Network | System, num_classes: int) -> Diagnose:
+    """What watches that gradient. Raises ValueError for what is not EP."""
+    if options.algorithm != "ep":
+        raise ValueError(f"diagnose_every needs algorithm 'ep', got {options.algorithm!r}")
+    watch = diagnoser(network, cost=COSTS[options.cost], **_estimator(options, network))
     return smoothed(watch, num_classes, options.label_smoothing)
 
 
-def _estimator(options: Gradient) -> dict[str, Any]:
+def _estimator(options: Gradient, network: Network | System) -> dict[str, Any]:
     return {
+        "free": free_method(options, network),
         "scheme": options.scheme,
         "points": options.points,
         "perturbation": options.perturbation,
@@ -93,10 +138,10 @@ def _estimator(options: Gradient) -> dict[str, Any]:
 Result = TypeVar("Result")
 
 
-def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float) -> Callable[..., Result]:
-    """`estimate` with its labels smoothed (see `epjax.cost.smooth_labels`); itself where `amount` is 0."""
+def smoothed(estimate: Callable[..., Result], num_classes: int, amount: float, at: int = 2) -> Callable[..., Result]:
+    """`estimate` with its labels, argument `at`, smoothed (`epjax.cost.smooth_labels`); itself where `amount` is 0."""
     if amount == 0:
         return estimate
     smooth = partial(smooth_labels, num_classes=num_classes, amount=amount)
     smooth(jnp.zeros((), jnp.int32))  # a wrong amount is refused here, not in the first step
-    return lambda params, x, y, key: estimate(params, x, jax.vmap(smooth)(y), key)
+    return lambda *given: estimate(*given[:at], jax.vmap(smooth)(given[at]), *given[at + 1 :])

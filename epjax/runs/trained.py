@@ -12,8 +12,10 @@ from epjax import Network
 from epjax.data import BadImage, Example, Transform, transforms
 from epjax.network import Params
 from epjax.runs import records
-from epjax.runs.config import Config, unflat
+from epjax.runs.config import Config, Gradient, unflat
 from epjax.runs.experiment import find
+from epjax.runs.task import output
+from epjax.systems import System, as_system
 from epjax.training.checkpoint import describe, read_params, saved_steps
 from epjax.training.step import Normalise
 
@@ -23,7 +25,7 @@ class Trained:
     """Network and parameters after `step` steps, and the way from an image file to its input."""
 
     config: Config
-    network: Network
+    network: Network | System
     params: Params
     step: int
     classes: tuple[str, ...]
@@ -40,12 +42,12 @@ class Trained:
 
     def outputs(self, pixels: np.ndarray) -> Array:
         """The free outputs [B, classes] for uint8 images [B, H, W, C]."""
-        return _outputs(self.network, self.params, self.normalise(jax.device_put(pixels)))
+        return _outputs(self.config.gradient, self.network, self.params, self.normalise(jax.device_put(pixels)))
 
 
-@partial(jax.jit, static_argnums=0)
-def _outputs(network: Network, params: Params, x: Array) -> Array:
-    return jax.vmap(lambda one: network.forward(params, one)[-1])(x)
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(options: Gradient, network: Network | System, params: Params, x: Array) -> Array:
+    return jax.vmap(lambda one: output(options, network)(params, one)[-1])(x)
 
 
 def load(workdir: Path, checkpoint: str = "best") -> Trained:
@@ -70,6 +72,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = describe(shapes, jax.tree.map(lambda _: here, shapes))
     params = read_params(workdir / "checkpoints", step, like)
+    as_system(network).check_values(params, np.zeros((1, *transform.shape), np.float32))
     normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
     return Trained(config, network, params, step, tuple(model["class_names"]), transform, normalise)
 

@@ -1,5 +1,6 @@
 """The training loop: steps, evaluations, checkpoints, metrics; goes on where an earlier run stopped."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,20 +13,23 @@ from rich.console import Console
 from epjax.cost import COSTS
 from epjax.data import BadImage, Batches, LostWorker, Prefetch, eval_batches, prefetch, train_batches
 from epjax.diagnosis.examine import Diagnose, attempt
+from epjax.network import Params
 from epjax.runs import machine
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
 from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_row
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
-from epjax.runs.task import Task, diagnosis, gradient
+from epjax.runs.task import Task, diagnosis, gradient, incremental, output, updates
+from epjax.systems import as_system
 from epjax.training import processes, sharding
 from epjax.training.accumulation import accumulate
 from epjax.training.checkpoint import Checkpoints, describe
 from epjax.training.evaluation import eval_step, evaluate
-from epjax.training.optimiser import cosine, sgd, warmed_up
-from epjax.training.step import Normalise, TrainState, initial_state, train_step
+from epjax.training.optimiser import check_layer_rates, cosine, per_batch, sgd, warmed_up
+from epjax.training.step import Normalise, Step, TrainState, incremental_train_step, initial_state, train_step
 
 DIAGNOSED = 32
 """Images of a diagnosis, at most."""
@@ -67,6 +71,10 @@ def make_plan(config: Config, images: int) -> Plan:
     for name, value in counts:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}")
+    amounts = ("learning_rate", "final_learning_rate", "weight_decay")
+    for name, amount in ((name, getattr(optimiser, name)) for name in amounts):
+        if not 0 <= amount < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, but is {amount}")
     epoch = images // optimiser.batch_size
     if not epoch:
         raise ValueError(f"batch_size must be at most the {images} training images, but is {optimiser.batch_size}")
@@ -104,10 +112,11 @@ class Trainer:
         microbatches = config.run.microbatches
         sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
-        self.optimiser = sgd(self.rate, config.optimiser.weight_decay)
+        options = config.optimiser
+        check_layer_rates(options.layer_rates, jax.eval_shape(self._params, jax.random.key(0)))
+        each = per_batch(self.rate, updates(config.gradient))
+        self.optimiser = sgd(each, options.weight_decay, options.momentum, layer_rates=options.layer_rates)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
-        estimate = gradient(config.gradient, task.network, len(task.dataset.classes))
-        estimate = sharding.per_device(accumulate(estimate, microbatches), self.mesh)
         cost = COSTS[config.gradient.cost]
         self.normalise = normalise
         self.diagnose: Diagnose | None = None
@@ -115,12 +124,24 @@ class Trainer:
             self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
         if self.diagnose is not None and jax.process_count() > 1:
             raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
-        self.train_step = train_step(estimate, self.optimiser, normalise, config.run.seed)
-        self.eval_step = eval_step(task.network.forward, cost, normalise)
+        normalise.check_range(as_system(task.network).input_range)
+        self.train_step = self._make_step(normalise)
+        self.eval_step = eval_step(output(config.gradient, task.network), cost, normalise)
         self.put = sharding.put_batch(self.mesh)
         self.pending: Pending | None = None
         self.pace = Pace()
         self.left_out: set[str] = set()
+
+    def _make_step(self, normalise: Normalise) -> Step:
+        options, network, classes = self.config.gradient, self.task.network, len(self.task.dataset.classes)
+        microbatches = self.config.run.microbatches
+        if ALGORITHMS[options.algorithm].gradient is None:
+            if microbatches > 1:
+                raise ValueError(f"microbatches must be 1 with algorithm {options.algorithm!r}, got {microbatches}")
+            return incremental_train_step(incremental(options, network, classes, self.optimiser), normalise)
+        estimate = sharding.per_device(accumulate(gradient(options, network, classes), microbatches), self.mesh)
+        project = as_system(network).project
+        return train_step(estimate, self.optimiser, normalise, self.config.run.seed, project)
 
     def run(self) -> list[Line]:
         """Train to the last step; gives all lines of metrics.jsonl.
@@ -149,7 +170,7 @@ class Trainer:
         """The newest checkpoint's state, or a new one."""
 
         def make(key: jax.Array) -> TrainState:
-            return initial_state(self.task.network.init(key, self.task.train_transform.shape), self.optimiser)
+            return initial_state(self._params(key), self.optimiser)
 
         key = jax.random.key(self.config.run.seed)
         shapes = jax.eval_shape(make, key)
@@ -163,6 +184,9 @@ class Trainer:
         self.meter = Meter(self.config.optimiser.batch_size, extra.get("sums"))
         write = jax.process_index() == 0
         self.log = MetricsLog(self.directory / "metrics.jsonl", self.step, write)
+
+    def _params(self, key: jax.Array) -> Params:
+        return self.task.network.init(key, self.task.train_transform.shape)
 
     def _loop(self) -> None:
         source = self._train_batches()

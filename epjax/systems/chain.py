@@ -26,6 +26,8 @@ from jax import Array, lax
 
 from epjax.cost import Cost
 from epjax.network import Params, States
+from epjax.network.kinks import crossed, switches
+from epjax.network.summary import Row, count, flops, table
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
 from epjax.systems.relax import Relax, Relaxed, relax
@@ -104,6 +106,21 @@ class Chain:
         del k
         return 0.5 * jnp.sum(psi * psi if scale is None else scale * psi * psi)
 
+    def inside(self, k: int, s: Array) -> Array | None:
+        """Which units of block k are not at an end of their range; None: there are no ends."""
+        del k, s
+        return None
+
+    def readout_difference(self, s_L: Array, d: Array) -> Array:
+        """readout(s_L + d) - readout(s_L), never formed as a difference."""
+        del s_L
+        return d
+
+    def jumped(self, displacements: States) -> Array:
+        """Never: there is one equilibrium to move to."""
+        del displacements
+        return jnp.zeros((), bool)
+
     def readout(self, s_L: Array) -> Array:
         """The output o that the cost sees."""
         return s_L
@@ -135,6 +152,42 @@ class Chain:
             raise ValueError(
                 f"{self._name} refuses an input x of shape {x.shape} or its parameters: {reason}"
             ) from None
+
+    def summary(self, input_shape: Sequence[int]) -> str:
+        """A table of the blocks for one input of `input_shape`: shapes, parameters, FLOPs of a drive.
+
+        A pass costs twice as much, for it goes through every drive and its transpose.
+        """
+        x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+        params = jax.eval_shape(lambda key: self.init(key, input_shape), jax.random.key(0))
+        states = jax.eval_shape(self.start, params, x)
+        psi = [jax.eval_shape(partial(self.embed, k), s) for k, s in enumerate((x, *states))]
+        rows = []
+        for k in range(1, len(self) + 1):
+            work = flops(
+                lambda theta, *v, k=k: self.drive(theta, k, *v), params[k - 1], *(psi[j] for j in self.sources(k))
+            )
+            rows.append(Row(self._name, "", self.sources(k), states[k - 1].shape, count(params[k - 1]), work))
+        return table(f"{self._name} of {len(self)} blocks", input_shape, rows)
+
+    def default_free(self) -> Relax:
+        """Passes from the input up, to 1e-6."""
+        return FREE
+
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError for an input outside `input_range`."""
+        del params
+        if self.input_range is not None:
+            low, high = self.input_range
+            least, most = float(jnp.min(x)), float(jnp.max(x))
+            if not low <= least <= most <= high:
+                span = f"got values from {least:g} to {most:g}"
+                raise ValueError(f"x must lie between {low:g} and {high:g} for {self._name}, {span}")
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Anywhere."""
+        return None
 
     def default_equilibration(self) -> Relax:
         """Passes from the output down, to 1e-5."""
@@ -234,7 +287,7 @@ class Chain:
         else:
             found = self._differences(params, free, perturbation, method)
             states, d = tuple(s + d_k for s, d_k in zip(free.states, found.blocks, strict=True)), found.blocks
-        return Solution(states, d, found.iterations, found.residual, found.converged, None)
+        return Solution(states, d, found.iterations, found.residual, found.converged, None, found.changes)
 
     def _at_rest(self, s_L: Array) -> Array:
         """No push on the output."""
@@ -293,6 +346,30 @@ class Chain:
 
     def _scales(self, params: Params) -> list[Array | None]:
         return [self.scale(params, k) for k in range(1, len(self) + 1)]
+
+    # What is seen of the phases.
+
+    def moved(self, free: Rest, nudged: Solution) -> Array:
+        """o^beta - o^0, from the carried difference where there is one."""
+        assert nudged.h is not None
+        d = nudged.h[-1] - free.states[-1] if nudged.errors is None else nudged.errors[-1]
+        return self.readout_difference(free.states[-1], d)
+
+    def answer(self, params: Params, free: Rest, force: Array) -> Array:
+        """chi force, from the linearised blocks."""
+        (of_output,) = jax.linear_transpose(self.lift, force)(self._tangent(params, free, force, None).blocks[-1])
+        return of_output  # type: ignore[no-any-return]
+
+    def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
+        """Ends of ranges, and what the drives compare."""
+
+        def at(k: int, states: States) -> list[Array]:
+            psi = [self.embed(j, s) for j, s in enumerate(states)]
+            inside = self.inside(k, states[k])
+            found = switches(partial(self.drive, params[k - 1], k), *(psi[j] for j in self.sources(k)))
+            return found if inside is None else [*found, inside]
+
+        return crossed(len(self), at, (x, *free), (x, *(jnp.real(s) for s in nudged)))
 
     # The gradients.
 

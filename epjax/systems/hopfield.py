@@ -9,6 +9,7 @@ long as no route changes. Laborieux et al., doi:10.3389/fnins.2021.633674; Scell
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jax import Array
 
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
-from epjax.network.drive import Dense
+from epjax.network.affine import is_affine
+from epjax.network.drive import Conv, Dense
+from epjax.network.precision import Precision
 from epjax.systems.chain import Chain
 
 
@@ -39,29 +42,55 @@ class Hopfield(Chain):
                 )
 
     @classmethod
-    def dense(cls, sizes: Sequence[int], *, gain: float = 0.4) -> "Hopfield":
+    def dense(cls, sizes: Sequence[int], *, gain: float = 0.4, precision: Precision = "float32") -> "Hopfield":
         """Dense layers of `sizes` (outputs only), hidden units in [0, 1]; W ~ U(-c, c), c = gain sqrt(3 / fan_in).
 
         From three layers on keep the gain at 0.5 or below: above it the network settles slowly or never. Raises
         ValueError without sizes, or for one below 1.
         """
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"sizes must be positive layer sizes, got {tuple(sizes)}")
-        drives = [Dense(n, gain * 3**0.5) for n in sizes]
-        ranges = [unit] * (len(sizes) - 1) + [identity]
-        return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True))))
+        return cls.convolutional((), sizes, gain=gain, precision=precision)
+
+    @classmethod
+    def convolutional(
+        cls, channels: Sequence[int], sizes: Sequence[int], *, gain: float = 0.4, precision: Precision = "float32"
+    ) -> "Hopfield":
+        """3x3 convolutions with 2x2 max-pooling, then dense layers of `sizes`, as `dense` has them.
+
+        Raises ValueError without sizes, or for one or a number of channels below 1.
+        """
+        if not sizes or min((*channels, *sizes)) < 1:
+            given = f"{tuple(channels)} and {tuple(sizes)}" if channels else f"{tuple(sizes)}"
+            raise ValueError(f"sizes must be positive layer sizes, got {given}")
+        c = gain * 3**0.5
+        drives = [*(Conv(n, True, c) for n in channels), *(Dense(n, c) for n in sizes)]
+        ranges = [unit] * (len(drives) - 1) + [identity]
+        return cls(Network(tuple(Layer(d, r) for d, r in zip(drives, ranges, strict=True)), precision=precision))
 
     def __len__(self) -> int:
         """L."""
         return len(self.net)
 
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
-        """The network's parameters."""
-        return self.net.init(key, input_shape)
+        """The network's parameters. Raises ValueError as `Network.init` does, and for a drive that is not affine."""
+        params = self.net.init(key, input_shape)
+        x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+        states = (x, *jax.eval_shape(self.start, params, x))
+        for k, theta in enumerate(self.net.spread(params), start=1):
+            if not is_affine(partial(self.net.drive, theta, k), *(states[j] for j in self.sources(k))):
+                name = self.net.layers[k - 1].function.name
+                raise ValueError(
+                    f"the drive of layer {k} of a Hopfield network must be affine in its inputs, or its couplings are "
+                    f"not symmetric and there is no energy, got {name}"
+                )
+        return params
 
     def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
+
+    def summary(self, input_shape: Sequence[int]) -> str:
+        """The network's."""
+        return self.net.summary(input_shape)
 
     def sources(self, k: int) -> tuple[int, ...]:
         """k - 1, then the skips."""
@@ -80,6 +109,11 @@ class Hopfield(Chain):
         """clip(dz + (z - p), lo - p, hi - p), p = clip(z)."""
         del scale
         return self.net.activation(k).error(z, dz, "mod_pgd") if self.net.activation(k).projects else dz
+
+    def inside(self, k: int, s: Array) -> Array:
+        """lo < s < hi."""
+        lo, hi = self.net.activation(k).bounds or (-jnp.inf, jnp.inf)
+        return (s > lo) & (s < hi)
 
     def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
         """Straight, then into the range."""

@@ -19,12 +19,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from epjax.network import Params
+from epjax.network import Params, States
+from epjax.network.precision import Precision, at_precision, check_precision, product
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
 from epjax.systems.chain import Chain
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Errors
+
+JUMP = 1.0
+"""Radians from which on a displacement is a jump."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,10 @@ class Oscillators(Chain):
     sizes: tuple[int, ...]
     gain: float = 0.5
     bias: float = 1.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         object.__setattr__(self, "sizes", tuple(self.sizes))
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"sizes must be positive numbers of oscillators, got {self.sizes}")
@@ -63,6 +69,11 @@ class Oscillators(Chain):
             fan_in = n
         return tuple(params)
 
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """[0, 1]: phases from - pi/2 to pi/2, beyond which another input has the same sine."""
+        return 0.0, 1.0
+
     def check(self, scheme: Scheme, equilibration: Any, errors: Errors) -> None:
         """Raises ValueError for what is no `Relax`. Complex strengths are allowed: the responses are analytic."""
         del scheme, errors
@@ -83,8 +94,7 @@ class Oscillators(Chain):
     def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
         """W^T psi + b [2, n]."""
         del k
-        with jax.default_matmul_precision("highest"):
-            return psi[0] @ theta_k["coupling"] + theta_k["bias"]
+        return at_precision(self.precision, product, psi[0], theta_k["coupling"]) + theta_k["bias"]
 
     def own(self, k: int, psi: Array, scale: Array | None) -> Array:
         """0: the circle is the range, and there is no other energy."""
@@ -112,6 +122,14 @@ class Oscillators(Chain):
     def readout(self, s_L: Array) -> Array:
         """sin p_L."""
         return jnp.sin(s_L)
+
+    def readout_difference(self, s_L: Array, d: Array) -> Array:
+        """2 cos(p + d/2) sin(d/2)."""
+        return 2 * jnp.cos(s_L + 0.5 * d) * jnp.sin(0.5 * d)
+
+    def jumped(self, displacements: States) -> Array:
+        """Some phase moved by more than 1: small nudges move phases a little, or to where another minimum is."""
+        return jnp.any(jnp.stack([jnp.any(jnp.abs(d) > JUMP) for d in displacements]))
 
     def lift(self, T: Array) -> Array:
         """(0, T): a force on sin p."""

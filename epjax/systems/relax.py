@@ -36,17 +36,22 @@ class Relax:
     for a free phase and down for a nudged one. `over` is w, or "auto": the best w for the rate rho that was measured.
     At w the passes go down by a factor lambda with (lambda + w - 1)^2 = lambda w^2 rho (Young's relation for chains),
     which gives rho from lambda every 4 passes. The residual is measured of what is returned, in one pass more.
+    With `trace` the changes of every pass are kept, NaN after an early stop. The first `unroll` passes are written out
+    before the loop: they are run whatever the tolerance, compile longer, and XLA's cost analysis sees each of them.
 
-    Raises ValueError for iterations < 1, a tolerance that is not positive, an unknown order and w outside (0, 2).
+    Raises ValueError for iterations < 1, a tolerance that is not positive, an unknown order, w outside (0, 2) and a
+    negative unroll.
     """
 
     iterations: int = 100
     tolerance: float | None = 1e-5
     order: Order = "auto"
     over: float | Literal["auto"] = 1.0
+    trace: bool = False
+    unroll: int = 0
 
     def __post_init__(self) -> None:
-        check_options(self.iterations, self.tolerance, 0, "iterations")
+        check_options(self.iterations, self.tolerance, self.unroll, "iterations")
         if self.order not in get_args(Order):
             raise ValueError(f"order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
         if self.over != "auto" and not (isinstance(self.over, int | float) and 0 < self.over < 2):
@@ -88,7 +93,7 @@ def relax(
     """
     real = start[0].real.dtype
     fixed = None if method.over == "auto" else jnp.asarray(method.over, real)
-    Carry = tuple[Array, Blocks, Array, Array, Array]
+    Carry = tuple[Array, Blocks, Array, Array, Array, Array | None]
 
     def one_pass(blocks: Blocks, w: Array) -> tuple[Blocks, Array]:
         moved = jnp.zeros((), real)
@@ -106,13 +111,14 @@ def relax(
         return jnp.where(rho < SLOW, 1.0, jnp.minimum(2.0 / (1.0 + jnp.sqrt(1.0 - rho)), MOST)).astype(real)
 
     def body(carry: Carry) -> Carry:
-        i, blocks, _, w, mark = carry
+        i, blocks, _, w, mark, changes = carry
         blocks, moved = one_pass(blocks, w if fixed is None else fixed)
         if fixed is None:
             due = (i + 1) % PROBE == 0
             w = jnp.where(due & (i + 1 > PROBE), best(w, moved / jnp.maximum(mark, jnp.finfo(real).tiny)), w)
             mark = jnp.where(due, moved, mark)
-        return i + 1, blocks, moved, w, mark
+        changes = None if changes is None else changes.at[i].set(moved)
+        return i + 1, blocks, moved, w, mark, changes
 
     def more(carry: Carry) -> Array:
         i, _, moved, *_ = carry
@@ -121,8 +127,14 @@ def relax(
         )
 
     far = jnp.full((), jnp.inf, real)
-    i, blocks, *_ = lax.while_loop(more, body, (jnp.int32(0), start, far, jnp.ones((), real), far))
+    kept = jnp.full(method.iterations, jnp.nan, real) if method.trace else None
+    carry: Carry = (jnp.int32(0), start, far, jnp.ones((), real), far, kept)
+    for _ in range(min(method.unroll, method.iterations)):
+        carry = body(carry)
+    if method.unroll < method.iterations:
+        carry = lax.while_loop(more, body, carry)
+    i, blocks, *_, changes = carry
     rest = [relative(respond(k, blocks) - block, block) for k, block in enumerate(blocks, start=1)]
     residual = jnp.max(jnp.stack(rest))
     converged = None if method.tolerance is None else residual <= method.tolerance
-    return Relaxed(blocks, i, residual, converged)
+    return Relaxed(blocks, i, residual, converged, changes)

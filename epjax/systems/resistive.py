@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.network import Params
+from epjax.network.precision import Precision, at_precision, check_precision, product
 from epjax.systems.chain import Chain
 
 
@@ -39,8 +40,10 @@ class Resistive(Chain):
     amplifier: float = 1.0
     ratio: float | None = None
     gain: float = 1.0
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         object.__setattr__(self, "sizes", tuple(self.sizes))
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"sizes must be positive numbers of nodes, got {self.sizes}")
@@ -78,6 +81,15 @@ class Resistive(Chain):
             fan_in = n
         return tuple(params)
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError for a conductance that is negative."""
+        super().check_values(params, x)
+        for k, theta in enumerate(params, start=1):
+            least = float(jnp.min(theta["conductance"]))
+            if not least >= 0:
+                nearest = "project(params) has the nearest that are"
+                raise ValueError(f"conductances must not be negative, got {least:g} in layer {k}: {nearest}")
+
     def embed(self, k: int, s: Array) -> Array:
         """The input as (gain x, - gain x); voltages as they are."""
         if k:
@@ -88,8 +100,7 @@ class Resistive(Chain):
     def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
         """r^(k-L) (A_k g^T v + b)."""
         (v,) = psi
-        with jax.default_matmul_precision("highest"):
-            current = v @ theta_k["conductance"]
+        current = at_precision(self.precision, product, v, theta_k["conductance"])
         return self.weight(k) * (self.voltage_gain(k) * current + theta_k["bias"])
 
     def scale(self, params: Params, k: int) -> Array:
@@ -123,6 +134,11 @@ class Resistive(Chain):
         u = z / scale
         p = jnp.clip(u, lo, hi)
         return jnp.clip(dz / scale + (u - p), lo - p, hi - p)
+
+    def inside(self, k: int, s: Array) -> Array:
+        """A diode that does not conduct lets its node move."""
+        lo, hi = self.bounds(k, s.dtype)
+        return (s > lo) & (s < hi)
 
     def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
         """Straight, then into the range."""

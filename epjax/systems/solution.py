@@ -16,7 +16,7 @@ Errors = Literal["carried", "recomputed"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["h", "errors", "iterations", "residual", "converged", "energies", "changes"],
+    data_fields=["h", "errors", "iterations", "residual", "converged", "energies", "changes", "susceptibility"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Solution:
         converged    residual <= tolerance
         energies     F at the free state and after every iteration, NaN after an early stop
         changes      the largest change of every iteration relative to ||eps_k||, the residual met by its updates
+        susceptibility  ||o^beta - o^0|| / (beta ||dC/do||) of the output o; None where it is clamped. Times beta it
+                     says how large the bias is, and how near a negative phase is to its end
     """
 
     h: States | None
@@ -42,6 +44,7 @@ class Solution:
     converged: Array | None
     energies: Array | None
     changes: Array | None = None
+    susceptibility: Array | None = None
 
 
 def check_options(iterations: int, tolerance: float | None, unroll: int, name: str) -> None:

@@ -20,7 +20,7 @@ from epjax.cost import Cost
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
-from epjax.shapes import Inexact, Shaped
+from epjax.shapes import Bool, Inexact, Shaped
 from epjax.systems.solution import Errors, Solution
 
 
@@ -95,8 +95,24 @@ class System(Protocol):
         """
         ...
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """Raises ValueError, in one sentence, for parameters that it cannot have, or x [B, ...] that it cannot take.
+
+        Looked at where they have values: not inside `jax.jit`.
+        """
+        ...
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Where inputs must lie; None: anywhere."""
+        ...
+
     def default_equilibration(self) -> Any:
         """The way to the nudged state where none is named."""
+        ...
+
+    def default_free(self) -> Any:
+        """The way to the free state where none is named; None: nothing is iterated."""
         ...
 
     def free(self, params: Params, x: Inexact[Array, "..."], method: Any = None) -> Any:
@@ -105,6 +121,24 @@ class System(Protocol):
 
     def nudged(self, params: Params, free: Any, perturbation: Perturbation, method: Any, errors: Errors) -> Solution:
         """The nudged state of one example, from its free phase."""
+        ...
+
+    def moved(self, free: Any, nudged: Solution) -> Inexact[Array, " classes"]:
+        """o^beta - o^0, by how much the output has moved."""
+        ...
+
+    def answer(self, params: Params, free: Any, force: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+        """chi force: by how much the output moves under a force on it, to first order in the force."""
+        ...
+
+    def crossings(
+        self, params: Params, x: Inexact[Array, "..."], free: States, nudged: States
+    ) -> Inexact[Array, " layers"]:
+        """The share of each block's switches (gates, routes, ends of a range) that stand otherwise when nudged."""
+        ...
+
+    def jumped(self, displacements: States) -> Bool[Array, ""]:
+        """Whether these displacements are so large that another equilibrium was reached."""
         ...
 
     def contrast(
@@ -124,8 +158,11 @@ class System(Protocol):
         """
         ...
 
-    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
-        """The gradient of the mean cost at the free state without EP: what an estimate is held against."""
+    def exact(self, cost: Cost, argnums: Argnums = 0, free: Any = None) -> ValueAndGrad:
+        """The gradient of the mean cost at the free state without EP: what an estimate is held against.
+
+        `free` is the way to that state, as `method` of `free`.
+        """
         ...
 
     def project(self, params: Params) -> Params:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from epjax.network import Params
+from epjax.pc.incremental import Update
 from epjax.shapes import Array, Bool, Float, Int, Shaped
 from epjax.systems.system import ValueAndGrad
 from epjax.training.evaluation import Batch, rank_of_label
@@ -36,6 +38,13 @@ class Normalise:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def check_range(self, allowed: tuple[float, float] | None) -> None:
+        """Raises ValueError where some pixel would be outside what a system takes."""
+        ends = [(pixel - m) / s for m, s in zip(self.mean, self.std, strict=True) for pixel in (0.0, 1.0)]
+        if allowed is not None and not allowed[0] <= min(ends) <= max(ends) <= allowed[1]:
+            given = f"pixels lie between {min(ends):.3g} and {max(ends):.3g}: take --pixels unit"
+            raise ValueError(f"inputs must lie between {allowed[0]:g} and {allowed[1]:g} for this system, but {given}")
+
     def __call__(
         self, image: Shaped[Array, "*batch height width channels"]
     ) -> Float[Array, "*batch height width channels"]:
@@ -44,6 +53,10 @@ class Normalise:
         shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         shape = (1,) * (image.ndim - 1) + (-1,)
         return image.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+"""(state, batch) -> (new state, metrics)."""
 
 
 def initial_state(params: Any, optimiser: optax.GradientTransformation) -> TrainState:
@@ -56,25 +69,56 @@ def train_step(
     optimiser: optax.GradientTransformation,
     normalise: Callable[[jax.Array], jax.Array],
     seed: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    project: Callable[[Params], Params] = lambda params: params,
+) -> Step:
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
 
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
     draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of
     this batch, at the parameters before the update), `residual` where the equilibration measured it (the worst of all
-    examples and phases), and `finite`: whether cost, residual and every number of the gradient were. Where they were
-    not, parameters and momentum stay as they were.
+    examples and phases), `free_residual` where the free phase was iterated (the worst example), and `finite`: whether
+    cost, residuals and every number of the gradient were. Where they were not, parameters and momentum stay as they
+    were. `project` is a system's: it comes after the optimiser.
+    """
+
+    def one_update(params: Params, opt_state: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> Any:
+        (cost, aux), grads = value_and_grad(params, x, y, keys)
+        updates, opt_state = optimiser.update(grads, opt_state, params)
+        return (cost, aux), grads, project(optax.apply_updates(params, updates)), opt_state
+
+    return _compiled(one_update, normalise, seed)
+
+
+def incremental_train_step(update: Update, normalise: Callable[[jax.Array], jax.Array]) -> Step:
+    """The same from an update that has its optimiser inside (`epjax.pc.incremental_update`).
+
+    `finite` is whether cost and new parameters are: there is no one gradient.
+    """
+
+    def all_updates(params: Params, opt_state: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> Any:
+        del keys
+        seen, params, opt_state = update(params, opt_state, x, y)
+        return seen, params, params, opt_state
+
+    return _compiled(all_updates, normalise, seed=0)
+
+
+def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.Array], seed: int) -> Step:
+    """The step around ``((cost, aux), watched, params, opt_state) = update(params, opt_state, x, y, keys)``.
+
+    What is watched must be finite.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Shaped[Array, ""]]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         x, label = normalise(batch["image"]), batch["label"]
-        (cost, aux), grads = value_and_grad(state.params, x, label, jax.random.split(key, x.shape[0]))
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        residual = getattr(aux.solution, "residual", None)
-        worst = {} if residual is None else {"residual": jnp.max(residual).astype(jnp.float32)}
-        finite = _all_finite((cost, worst, grads))
-        new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        keys = jax.random.split(key, x.shape[0])
+        (cost, aux), watched, params, opt_state = update(state.params, state.opt_state, x, label, keys)
+        phases = {"residual": "solution", "free_residual": "free"}
+        residuals = {name: getattr(getattr(aux, phase, None), "residual", None) for name, phase in phases.items()}
+        worst = {name: jnp.max(r).astype(jnp.float32) for name, r in residuals.items() if r is not None}
+        finite = _all_finite((cost, worst, watched))
+        new = TrainState(params, opt_state, state.step + 1)
         rank = rank_of_label(aux.output, label)
         metrics = {
             "cost": cost.astype(jnp.float32),

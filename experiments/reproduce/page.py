@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from epjax.runs import markdown
+from epjax.runs.markdown import markdown
 from experiments.reproduce.cell import Result
 from experiments.reproduce.figure import Figure, Finding, error, size, written
 
@@ -24,20 +24,19 @@ def table(results: Sequence[Result]) -> list[str]:
     rows = []
     for r in results:
         value = written(error(r)) if r["evaluations"] or r["diverged"] else "-"
-        place = [str(r["place"].get(name, "")) for name in names]
-        rows.append([*place, value, f"{r['seconds']:.0f}"])
-    return markdown.table([*names, "top-1 error", "seconds"], rows, right=(len(names), len(names) + 1))
+        rows.append((*(str(r["place"].get(name, "")) for name in names), value, f"{r['seconds']:.0f}"))
+    return markdown((*names, "top-1 error", "seconds"), rows, "l" * len(names) + "rr")
 
 
 def verdicts(found: Sequence[Finding]) -> list[str]:
     """One row a claim."""
-    return markdown.table(("claim", "verdict", "evidence"), [(f.claim, f"**{f.verdict}**", f.evidence) for f in found])
+    return markdown(("claim", "verdict", "evidence"), ((f.claim, f"**{f.verdict}**", f.evidence) for f in found))
 
 
 def summary(found: Mapping[str, Sequence[Finding]]) -> list[str]:
     """Every claim with its verdict, beside the title of the section that shows it."""
-    rows = [(f.claim, f"**{f.verdict}**", f"[{title}](#{anchor(title)})") for title, fs in found.items() for f in fs]
-    return markdown.table(("claim", "verdict", "shown by"), rows)
+    rows = ((f.claim, f"**{f.verdict}**", f"[{t}](#{anchor(t)})") for t, fs in found.items() for f in fs)
+    return markdown(("claim", "verdict", "shown by"), rows)
 
 
 def anchor(title: str) -> str:

@@ -19,14 +19,19 @@ def prediction_errors(net: Network, params: Params, x: Inexact[Array, "..."], h:
     )
 
 
-def half_squared_norm(errors: States) -> Inexact[Array, ""]:
-    """1/2 sum_k || eps_k ||^2."""
-    return 0.5 * jnp.sum(jnp.stack([jnp.sum(e * e) for e in errors]))
+def half_squared_norm(errors: States, precisions: tuple[float, ...] | None = None) -> Inexact[Array, ""]:
+    """1/2 sum_k pi_k || eps_k ||^2; pi_k = 1 without precisions."""
+    squares = [jnp.sum(e * e) for e in errors]
+    if precisions is not None:
+        squares = [pi * square for pi, square in zip(precisions, squares, strict=True)]
+    return 0.5 * jnp.sum(jnp.stack(squares))
 
 
-def energy(net: Network, params: Params, x: Inexact[Array, "..."], h: States) -> Inexact[Array, ""]:
-    """E(theta, x, h) = 1/2 sum_k || h_k - f_k ||^2; zero exactly at the forward pass."""
-    return half_squared_norm(prediction_errors(net, params, x, h))
+def energy(
+    net: Network, params: Params, x: Inexact[Array, "..."], h: States, precisions: tuple[float, ...] | None = None
+) -> Inexact[Array, ""]:
+    """E(theta, x, h) = 1/2 sum_k pi_k || h_k - f_k ||^2; zero exactly at the forward pass. pi_k = 1 if not given."""
+    return half_squared_norm(prediction_errors(net, params, x, h), precisions)
 
 
 def total_energy(

@@ -11,11 +11,12 @@ from jax import Array, lax
 
 from epjax.cost import Cost
 from epjax.network import Network, Params, States
-from epjax.perturbation import Perturbation
+from epjax.network.kinks import crossed, switches
+from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
 from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
-from epjax.systems.pcn.signals import FreePhase, free_phase
+from epjax.systems.pcn.signals import FreePhase, Precisions, free_phase
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
@@ -23,9 +24,25 @@ from epjax.systems.system import Argnums, Aux, ValueAndGrad
 
 @dataclass(frozen=True)
 class PCN:
-    """`net` with the energy of predictive coding."""
+    """`net` with the energy of predictive coding, E = 1/2 sum_k pi_k || h_k - f_k ||^2.
+
+    `precisions` are (pi_1, ..., pi_L), the inverse variances of the layers' states (Whittington and Bogacz, Neural
+    Computation 29, 2017), not to be confused with the precision of products; None: all are 1. With them
+    T_k = 1/pi_k sum_j (d f_j / d h_k)^T pi_j eps_j, and layer k's gradient is - pi_k (d f_k / d theta_k)^T eps_k.
+    As beta goes to 0 a nudge still gives backpropagation's gradient, whatever they are. Raises ValueError unless they
+    are one positive number a layer.
+    """
 
     net: Network
+    precisions: Precisions | None = None
+
+    def __post_init__(self) -> None:
+        if self.precisions is None:
+            return
+        object.__setattr__(self, "precisions", tuple(map(float, self.precisions)))
+        if len(self.precisions) != len(self.net) or not all(0 < pi < float("inf") for pi in self.precisions):
+            allowed = f"one positive number for each of {len(self.net)} layers"
+            raise ValueError(f"precisions must be {allowed}, got {self.precisions}")
 
     def init(self, key: Array, input_shape: Sequence[int]) -> Params:
         """The network's parameters."""
@@ -44,29 +61,81 @@ class PCN:
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
 
+    def check_values(self, params: Params, x: Any) -> None:
+        """All are allowed."""
+
+    @property
+    def input_range(self) -> None:
+        """Anywhere."""
+        return None
+
     def default_equilibration(self) -> Equilibration:
         """One sweep."""
         return Sweep(1)
 
+    def default_free(self) -> None:
+        """Nothing: the free phase is a forward pass."""
+        return None
+
     def free(self, params: Params, x: Array, method: Any = None) -> FreePhase:
         """A forward pass. Raises ValueError for a `method`: there is nothing to iterate. Complex x must be analytic."""
-        if method is not None:
-            raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {method!r}")
+        _check_nothing(method)
         params = self.net.spread(params)
         if jnp.iscomplexobj(x):
             check_analytic(self.net, params, x)
-        return free_phase(self.net, params, x)
+        return free_phase(self.net, params, x, self.precisions)
 
     def nudged(
         self, params: Params, free: FreePhase, perturbation: Perturbation, method: Equilibration, errors: Errors
     ) -> Solution:
         """The nudged equilibrium by sweeps or layer updates."""
+        if self.precisions is not None:
+            perturbation = Weighed(perturbation, self.precisions[-1])
         return equilibrate(Problem(self.net, self.net.spread(params), free, perturbation, errors), method)
+
+    def moved(self, free: FreePhase, nudged: Solution) -> Array:
+        """h_L^beta - h_L^free."""
+        assert nudged.h is not None
+        return nudged.h[-1] - free.output
+
+    def answer(self, params: Params, free: FreePhase, force: Array) -> Array:
+        """chi force = sum_k J_k J_k^T force / pi_k, J_k from an error of layer k to the output; gates held."""
+        net, params = self.net, self.net.spread(params)
+
+        def output(eps: States) -> Array:
+            h = [free.h[0]]
+            for k, eps_k in enumerate(eps, start=1):
+                a, phi = net.drive(params[k - 1], k, *(h[j] for j in net.sources(k))), net.activation(k)
+                h.append(phi(a + eps_k) if phi.projects else phi(a) + eps_k)
+            return h[-1]
+
+        nothing = tuple(jnp.zeros_like(h_k) for h_k in free.states)
+        _, pull = jax.vjp(output, nothing)
+        (errors,) = pull(force)
+        if self.precisions is not None:
+            errors = tuple(eps / pi for eps, pi in zip(errors, self.precisions, strict=True))
+        return jax.jvp(output, (nothing,), (errors,))[1]
+
+    def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
+        """Gates of the activations, and what the drives compare."""
+        net, params = self.net, self.net.spread(params)
+
+        def at(k: int, h: tuple[Array, ...]) -> list[Array]:
+            found = switches(partial(net.drive, params[k - 1], k), *(h[j] for j in net.sources(k)))
+            lo, hi = net.activation(k).bounds or (-jnp.inf, jnp.inf)
+            return [*found, (h[k] > lo) & (h[k] < hi)]
+
+        return crossed(len(net), at, (x, *free), (x, *(jnp.real(h_k) for h_k in nudged)))
+
+    def jumped(self, displacements: States) -> Array:
+        """Never: what is reached is the equilibrium that the free one moves to."""
+        del displacements
+        return jnp.zeros((), bool)
 
     def contrast(
         self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
     ) -> Array:
-        """- sum_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is that of the energy there.
+        """- sum_k pi_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is the energy's there.
 
         For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
         """
@@ -84,11 +153,13 @@ class PCN:
             else:
                 predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
             f = jax.vmap(predict)(*(states[j] for j in sources))
+            eps = eps if self.precisions is None else self.precisions[k - 1] * eps
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
 
-    def exact(self, cost: Cost, argnums: Argnums = 0) -> ValueAndGrad:
-        """Backpropagation, `jax.grad`."""
+    def exact(self, cost: Cost, argnums: Argnums = 0, free: Any = None) -> ValueAndGrad:
+        """Backpropagation, `jax.grad`. Raises ValueError for `free`: there is nothing to iterate."""
+        _check_nothing(free)
 
         def bp(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
             del key
@@ -101,6 +172,11 @@ class PCN:
     def project(self, params: Params) -> Params:
         """All parameters are allowed."""
         return params
+
+
+def _check_nothing(free: Any) -> None:
+    if free is not None:
+        raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {free!r}")
 
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from epjax.network import Network, Params, States
 from epjax.network.activation import Update
 from epjax.perturbation import Perturbation
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
-from epjax.systems.pcn.signals import FreePhase, Linearised, sum_signals
+from epjax.systems.pcn.signals import FreePhase, Linearised, Precisions, linearise, sum_signals
 from epjax.systems.solution import Errors, Solution, check_tolerance, relative
 
 
@@ -26,14 +26,23 @@ class Problem:
     errors: Errors = "carried"
 
     @property
+    def precisions(self) -> Precisions | None:
+        """pi_k of every layer; None: 1."""
+        return self.free.precisions
+
+    @property
     def x(self) -> Array:
         """The clamped input h_0."""
         return self.free.h[0]
 
+    def linearise(self, k: int, h: Sequence[Array]) -> Linearised:
+        """Layer k at the inputs in h = (x, h_1, ..., h_L)."""
+        return linearise(self.net, self.params, k, h, self.precisions)
+
     def total_energy(self, h: States) -> Array:
         """F at h, from recomputed errors."""
         errors = prediction_errors(self.net, self.params, self.x, h)
-        return half_squared_norm(errors) + self.perturbation.cost_term(h[-1])
+        return half_squared_norm(errors, self.precisions) + self.perturbation.cost_term(h[-1])
 
 
 class Equilibration(Protocol):

@@ -9,8 +9,11 @@ from jax import Array
 
 from epjax.network import Network, Params, States
 
+Precisions = tuple[float, ...]
+"""(pi_1, ..., pi_L): how much an error of each layer weighs in the energy."""
+
 Pull = Callable[[Array], dict[int, Array]]
-"""eps_k -> {j: (d f_k / d h_j)^T eps_k} for the layers j >= 1 that feed layer k."""
+"""eps_k -> {j: pi_k / pi_j (d f_k / d h_j)^T eps_k} for the layers j >= 1 that feed layer k; usually every pi is 1."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Linearised:
     pull: Pull
 
 
-def linearise(net: Network, params: Params, k: int, h: Sequence[Array]) -> Linearised:
+def linearise(
+    net: Network, params: Params, k: int, h: Sequence[Array], precisions: Precisions | None = None
+) -> Linearised:
     """a_k and the pull-back of f_k = phi_k(drive_k) at the inputs in h = (x, h_1, ..., h_L)."""
     sources = net.sources(k)
     a, pull_drive = jax.vjp(partial(net.drive, params[k - 1], k), *(h[j] for j in sources))
@@ -30,7 +35,11 @@ def linearise(net: Network, params: Params, k: int, h: Sequence[Array]) -> Linea
     def pull(eps: Array) -> dict[int, Array]:
         return sum_signals([dict([pair]) for pair in zip(sources, pull_drive(*pull_phi(eps)), strict=True) if pair[0]])
 
-    return Linearised(a, pull)
+    def weighted(eps: Array) -> dict[int, Array]:
+        assert precisions is not None
+        return {j: precisions[k - 1] / precisions[j - 1] * T_j for j, T_j in pull(eps).items()}
+
+    return Linearised(a, pull if precisions is None else weighted)
 
 
 def sum_signals(signals: Sequence[dict[int, Array]]) -> dict[int, Array]:
@@ -48,6 +57,7 @@ class FreePhase:
 
     h: tuple[Array, ...]
     layers: tuple[Linearised, ...]
+    precisions: Precisions | None = None
 
     @property
     def output(self) -> Array:
@@ -65,10 +75,10 @@ class FreePhase:
         return None
 
 
-def free_phase(net: Network, params: Params, x: Array) -> FreePhase:
+def free_phase(net: Network, params: Params, x: Array, precisions: Precisions | None = None) -> FreePhase:
     """One forward pass: E = 0 and dE/dtheta = 0. The linearisations are shared by all nudged phases."""
     h, layers = [x], []
     for k in range(1, len(net) + 1):
-        layers.append(linearise(net, params, k, h))
+        layers.append(linearise(net, params, k, h, precisions))
         h.append(net.activation(k)(layers[-1].a))
-    return FreePhase(tuple(h), tuple(layers))
+    return FreePhase(tuple(h), tuple(layers), precisions)

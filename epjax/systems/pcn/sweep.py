@@ -5,7 +5,7 @@
 
 The fixed points are those of the layer updates in `epjax.systems.pcn.traversal`, reached at a cost that does not grow
 with depth. docs/method.md section 5. This is not backpropagation: activities, gates and pooling are those of the
-nudged state.
+nudged state. Further sweeps converge where the output's error is relaxed enough (`epjax.systems.pcn.relaxation`).
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ from typing import get_args
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.network import Network
+from epjax.network import Network, States
 from epjax.network.activation import Update, check_update
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
 from epjax.systems.pcn.problem import Problem, new_error, residual
-from epjax.systems.pcn.signals import Linearised, linearise, sum_signals
+from epjax.systems.pcn.relaxation import Output, Relaxation, check_relaxation, resolved
+from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.pcn.traversal import Trace
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
 Signals = tuple[Array, ...]
 """(T_1, ..., T_L)."""
+Out = Output | None
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Sweep:
 
     The first sweep, and up to `unroll` of them, stand before the `lax.while_loop`; with one sweep there is no loop.
     `residual` measures the residual of the state that is returned, in one more backward pass; a tolerance implies it.
-    `trace` records F after every sweep and what it changed. Raises ValueError for sweeps < 1 or a tolerance that is
-    not positive.
+    `trace` records F after every sweep and what it changed. `relaxation` is w in eps_L <- eps_L + w (target - eps_L):
+    None is 1 for a nudge and "auto" for a clamp, where every sweep measures the w of the next, at no cost. Raises
+    ValueError for sweeps < 1, a tolerance that is not positive and a relaxation outside (0, 1].
     """
 
     sweeps: int = 1
@@ -43,9 +46,11 @@ class Sweep:
     residual: bool = False
     trace: bool = False
     unroll: int = 1
+    relaxation: Relaxation = None
 
     def __post_init__(self) -> None:
         check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
+        check_relaxation(self.relaxation)
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
@@ -65,41 +70,57 @@ class Sweep:
 
         # A sweep is backward, then forward. Its signals T are all that the next one needs, so the loop carries
         # them and runs forward, then backward: the first backward and the last forward stand outside.
-        T = self.first(problem)
+        T, output = self.first(problem), self.output(problem)
 
-        def step(i: int | Array, T: Signals, trace: Trace) -> tuple[Signals, Array, Trace]:
-            h, eps, layers = self.forward(problem, T)
-            T, new_eps = self.backward(problem, h, layers)
-            change = _change(new_eps, eps)
+        def step(i: int | Array, T: Signals, output: Out, trace: Trace) -> tuple[Signals, Out, Array, Trace]:
+            h, eps, layers, output = self.forward(problem, T, output)
+            T, new_eps, output = self.backward(problem, h, layers, output)
+            change = _change(new_eps, eps, output)
             energies, changes = trace
             changed = None if changes is None else changes.at[i].set(change)
-            return T, change, (_record(problem, energies, i, h, eps), changed)
+            return T, output, change, (_record(problem, energies, i, h, eps), changed)
 
         change = jnp.full((), jnp.inf, problem.x.real.dtype)
         laid_out = min(max(self.unroll, 1), S)
         for i in range(1, laid_out):
-            T, change, trace = step(i, T, trace)
+            T, output, change, trace = step(i, T, output, trace)
 
-        Carry = tuple[Array, Signals, Array, Trace]
+        Carry = tuple[Array, Signals, Out, Array, Trace]
 
         def more(carry: Carry) -> Array:
-            i, _, change, _ = carry
+            i, _, _, change, _ = carry
             return i < S if tolerance is None else (i < S) & (change > tolerance)
 
         def body(carry: Carry) -> Carry:
-            i, T, _, trace = carry
-            return i + 1, *step(i, T, trace)
+            i, T, output, _, trace = carry
+            return i + 1, *step(i, T, output, trace)
 
         sweeps = jnp.int32(laid_out)
         if laid_out < S:
-            sweeps, T, _, trace = lax.while_loop(more, body, (sweeps, T, change, trace))
-        h, eps, layers = self.forward(problem, T)
+            sweeps, T, output, _, trace = lax.while_loop(more, body, (sweeps, T, output, change, trace))
+        h, eps, layers, _ = self.forward(problem, T, output)
         F = _record(problem, trace[0], sweeps, h, eps)
         final = residual(problem, self.update, h[-1], eps, layers) if measured else None
         converged = None if tolerance is None or final is None else final <= tolerance
         if problem.errors == "recomputed":
             eps = prediction_errors(problem.net, problem.params, problem.x, h[1:])
         return Solution(h[1:], eps, sweeps, final, converged, F, trace[1])
+
+    def output(self, problem: Problem) -> Out:
+        """The output's error at the free state; None where it need not be kept, for w is 1."""
+        if resolved(self.relaxation, problem.perturbation) == 1:
+            return None
+        L, h_L = len(problem.net), problem.free.output
+        return Output.first(
+            new_error(problem, self.update, L, problem.free.layers[-1].a, problem.perturbation.signal(h_L))
+        )
+
+    def relaxed(self, problem: Problem, output: Out, target: Array) -> tuple[Array, Out]:
+        """eps_L and what is kept of it, once its target has moved."""
+        if output is None:
+            return target, None
+        output = output.towards(target, resolved(self.relaxation, problem.perturbation))
+        return output.eps, output
 
     def first(self, problem: Problem) -> Signals:
         """The signals of `backward` at the free state: beta times those of beta = 1 above the first kink.
@@ -119,32 +140,48 @@ class Sweep:
         return tuple(T[k] for k in range(1, L + 1))
 
     def backward(
-        self, problem: Problem, h: Sequence[Array], layers: Sequence[Linearised]
-    ) -> tuple[Signals, tuple[Array, ...]]:
-        """(T_1..T_L) and the errors they leave, at the states h = (x, h_1, ..., h_L) linearised in `layers`."""
-        L = len(problem.net)
-        T: dict[int, Array] = {L: problem.perturbation.signal(h[L])}
+        self, problem: Problem, h: Sequence[Array], layers: Sequence[Linearised], output: Out = None
+    ) -> tuple[Signals, States, Out]:
+        """(T_1..T_L) and the errors they leave, at the states h = (x, h_1, ..., h_L) linearised in `layers`.
+
+        The target of a nudged output moves here, with its signal.
+        """
+        L, perturbation = len(problem.net), problem.perturbation
+        T: dict[int, Array] = {L: perturbation.signal(h[L])}
         eps: dict[int, Array] = {}
         for k in range(L, 0, -1):
             eps[k] = new_error(problem, self.update, k, layers[k - 1].a, T[k])
+            if k == L and output is not None and perturbation.at_once:
+                eps[L] = output.eps
+            elif k == L:
+                eps[L], output = self.relaxed(problem, output, eps[L])
             T = sum_signals([T, layers[k - 1].pull(eps[k])])
-        return tuple(T[k] for k in range(1, L + 1)), tuple(eps[k] for k in range(1, L + 1))
+        return tuple(T[k] for k in range(1, L + 1)), tuple(eps[k] for k in range(1, L + 1)), output
 
     def forward(
-        self, problem: Problem, T: Signals
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Linearised, ...]]:
-        """(x, h_1, ..., h_L), (eps_1, ..., eps_L) and the linearised layers, from the bottom up under the signals T."""
+        self, problem: Problem, T: Signals, output: Out = None
+    ) -> tuple[States, States, tuple[Linearised, ...], Out]:
+        """(x, h_1, ..., h_L), (eps_1, ..., eps_L) and the linearised layers, from the bottom up under the signals T.
+
+        The target of a clamped output moves here, with its drive.
+        """
         net, h, eps, layers = problem.net, [problem.x], [], []
         for k in range(1, len(net) + 1):
             clamped = not any(net.sources(k))
-            layers.append(problem.free.layers[k - 1] if clamped else linearise(net, problem.params, k, h))
+            layers.append(problem.free.layers[k - 1] if clamped else problem.linearise(k, h))
             eps.append(new_error(problem, self.update, k, layers[-1].a, T[k - 1]))
+            if k == len(net) and output is not None and not problem.perturbation.at_once:
+                eps[-1] = output.eps
+            elif k == len(net):
+                eps[-1], output = self.relaxed(problem, output, eps[-1])
             h.append(net.activation(k)(layers[-1].a) + eps[-1])
-        return tuple(h), tuple(eps), tuple(layers)
+        return tuple(h), tuple(eps), tuple(layers), output
 
 
-def _change(new: Sequence[Array], eps: Sequence[Array]) -> Array:
-    return jnp.max(jnp.stack([relative(n - e, e) for n, e in zip(new, eps, strict=True)]))
+def _change(new: Sequence[Array], eps: Sequence[Array], output: Out) -> Array:
+    """Of a relaxed output what was left to go, not the share that it went."""
+    moved = [relative(n - e, e) for n, e in zip(new, eps, strict=True)]
+    return jnp.max(jnp.stack(moved if output is None else [*moved, relative(output.left, output.eps)]))
 
 
 def _record(
@@ -152,4 +189,4 @@ def _record(
 ) -> Array | None:
     if energies is None:
         return None
-    return energies.at[i].set(half_squared_norm(eps) + problem.perturbation.cost_term(h[-1]))
+    return energies.at[i].set(half_squared_norm(eps, problem.precisions) + problem.perturbation.cost_term(h[-1]))

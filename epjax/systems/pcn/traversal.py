@@ -22,7 +22,8 @@ from epjax.network import Network
 from epjax.network.activation import Update, check_update
 from epjax.systems.pcn.energy import prediction_errors
 from epjax.systems.pcn.problem import Problem, new_error, residual
-from epjax.systems.pcn.signals import Linearised, linearise, sum_signals
+from epjax.systems.pcn.relaxation import Relaxation, beforehand, check_relaxation, resolved, share_of_the_way
+from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
 
@@ -67,10 +68,19 @@ class Async(Traversal):
     iteration. To first order in beta the errors are exact after K = L iterations where they are recomputed from
     the states, and after K = L / 2 where they are carried. With `skip_unreached` the first iterations, which are
     laid out before the loop, leave out the layers that the wave from the output has not reached; the iterates
-    are the same.
+    are the same. `relaxation` is w in eps_L <- eps_L + w (target - eps_L): None is 1 for a nudge and "auto" for a
+    clamp, a w found beforehand in 6 forward-equivalents (`epjax.systems.pcn.relaxation`); 1 where step_size is less.
     """
 
     skip_unreached: bool = True
+    relaxation: Relaxation = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_relaxation(self.relaxation)
+        if self.step_size != 1 and self.relaxation not in (None, 1):
+            what = f"got {self.relaxation!r} and {self.step_size}"
+            raise ValueError(f"relaxation must be None or 1 with a step_size below 1, which slows all layers, {what}")
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises for layers of one parity that feed each other; warns of layers that K leaves inexact."""
@@ -89,6 +99,11 @@ class Async(Traversal):
             unreached = f"layers 1 to {L - 2 * K} are not reached, their gradient is zero"
             warnings.warn(f"iterations={K} is less than half of the network's {L} layers: {unreached}", stacklevel=4)
 
+    def share(self, problem: Problem) -> float | Array:
+        """w: a number, or [] as it was found."""
+        w = resolved(self.relaxation, problem.perturbation) if self.step_size == 1 else 1.0
+        return beforehand(problem.free, problem.perturbation) if w == "auto" else w
+
     def solve(self, problem: Problem) -> Solution:
         """K even/odd iterations from the free state, or fewer by the tolerance."""
         net, perturbation, L = problem.net, problem.perturbation, len(problem.net)
@@ -103,10 +118,12 @@ class Async(Traversal):
         else:
             first = with_signals(first, L)
 
+        w = self.share(problem)
+
         def step(iterate: Iterate, known: Known) -> tuple[Iterate, Known]:
             iterate = replace(iterate, change=jnp.zeros_like(iterate.change))
             for parity in (0, 1):
-                iterate, known = half_step(problem, self, parity, iterate, known)
+                iterate, known = half_step(problem, self, parity, iterate, known, w)
             return iterate, known if self.skip_unreached else fixed
 
         return run(
@@ -130,7 +147,7 @@ class Sync(Traversal):
 
         def step(iterate: Iterate, known: Known) -> tuple[Iterate, Known]:
             h = iterate.states(problem.x)
-            layers = {k: linearise(net, problem.params, k, h) for k in range(1, L + 1)}
+            layers = {k: problem.linearise(k, h) for k in range(1, L + 1)}
             T = sum_signals([layers[k].pull(h[k] - net.activation(k)(layers[k].a)) for k in layers])
             T[L] = problem.perturbation.signal(h[L])
             iterate = replace(iterate, change=jnp.zeros_like(iterate.change))
@@ -182,7 +199,7 @@ def with_signals(iterate: Iterate, L: int) -> Iterate:
 
 
 def half_step(
-    problem: Problem, options: Traversal, parity: int, iterate: Iterate, known: Known
+    problem: Problem, options: Traversal, parity: int, iterate: Iterate, known: Known, w: float | Array = 1.0
 ) -> tuple[Iterate, Known]:
     """Updates the layers of `parity`, then pulls their errors down: one drive and one product a layer."""
     net, L, known, signals = problem.net, len(problem.net), dict(known), []
@@ -191,9 +208,9 @@ def half_step(
         T_k = problem.perturbation.signal(h[k]) if k == L else iterate.T.get(k)
         if T_k is None and k in known:
             continue  # neither its inputs nor its signal have moved
-        layer = known[k] if k in known else linearise(net, problem.params, k, h)
+        layer = known[k] if k in known else problem.linearise(k, h)
         T_k = jnp.zeros_like(h[k]) if T_k is None else T_k
-        iterate = update_layer(problem, options, k, layer.a, T_k, iterate)
+        iterate = update_layer(problem, options, k, layer.a, T_k, iterate, w if k == L else 1.0)
         signals.append(layer.pull(iterate.eps[k]))
         known[k] = layer
         for j in net.targets(k):
@@ -201,20 +218,26 @@ def half_step(
     return replace(iterate, T=sum_signals(signals)), known
 
 
-def update_layer(problem: Problem, options: Traversal, k: int, a: Array, T: Array, iterate: Iterate) -> Iterate:
-    """One step of layer k: h_k, eps_k = h_k - phi(a_k), and its change (h_k - old h_k) / alpha relative to eps_k."""
+def update_layer(
+    problem: Problem, options: Traversal, k: int, a: Array, T: Array, iterate: Iterate, w: float | Array = 1.0
+) -> Iterate:
+    """One step of layer k: h_k, eps_k = h_k - phi(a_k), and its change (h_k - old h_k) / alpha relative to eps_k.
+
+    A full step goes the share w of the way to the new error; its change is that of all of the way.
+    """
     activation, alpha, old = problem.net.activation(k), options.step_size, iterate.h[k]
     output = k == len(problem.net)
     p = activation(a)
     if alpha == 1 or (output and problem.perturbation.at_once):
-        eps = new_error(problem, options.update, k, a, T)
+        target = new_error(problem, options.update, k, a, T)
+        full, eps = p + target, share_of_the_way(iterate.eps[k], target, w)
         h = p + eps
         if problem.errors == "recomputed":
             eps = h - p
     else:
-        h = activation.project(old - alpha * ((old - p) - T))
+        full = h = activation.project(old - alpha * ((old - p) - T))
         eps = h - p
-    change = jnp.maximum(iterate.change, relative((h - old) / alpha, eps))
+    change = jnp.maximum(iterate.change, relative((full - old) / alpha, eps))
     return Iterate({**iterate.h, k: h}, {**iterate.eps, k: eps}, iterate.T, change)
 
 
@@ -275,6 +298,6 @@ def run(
 
 def _residual_at(problem: Problem, update: Update, states: Sequence[Array]) -> Array:
     net = problem.net
-    layers = [linearise(net, problem.params, k, states) for k in range(1, len(net) + 1)]
+    layers = [problem.linearise(k, states) for k in range(1, len(net) + 1)]
     errors = [states[k] - net.activation(k)(layer.a) for k, layer in enumerate(layers, start=1)]
     return residual(problem, update, states[-1], errors, layers)

@@ -24,6 +24,16 @@ def switches(f: Callable[..., Array], *inputs: Array) -> list[Array]:
     return found
 
 
+def crossed(L: int, at: Callable[[int, Any], list[Array]], one: Any, other: Any) -> Array:
+    """[L] the share of the switches `at(k, states)` that differ between two states; 0 of a layer without any."""
+    shares = []
+    for k in range(1, L + 1):
+        differ = [jnp.ravel(a != b) for a, b in zip(at(k, one), at(k, other), strict=True)]
+        count = sum(d.size for d in differ)
+        shares.append(sum((d.sum(dtype=jnp.float32) for d in differ), jnp.float32(0)) / max(1, count))
+    return jnp.stack(shares)
+
+
 def _evaluate(program: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], found: list[Array]) -> list[Any]:
     values = dict(zip((*program.constvars, *program.invars), (*consts, *inputs), strict=True))
 
@@ -49,15 +59,18 @@ def _alone(whole: Jaxpr, equation: JaxprEqn, arguments: list[Any]) -> list[Any]:
     return list(jaxpr_as_fun(ClosedJaxpr(program, ()))(*inputs.values()))
 
 
-def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """The program that an equation calls, unless it is a smooth function's; loops are taken whole."""
-    if equation.params.get("name") in SMOOTH:
-        return None
+def inner_program(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """The program that an equation calls, if it is a call; loops and branches are none."""
     inner = next((equation.params[name] for name in ("jaxpr", "call_jaxpr") if name in equation.params), None)
     if isinstance(inner, Jaxpr):
         return ClosedJaxpr(inner, ()) if not inner.constvars else None
     calls = equation.primitive.name in ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call", "core_call")
     return inner if calls else None
+
+
+def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
+    """The program that an equation calls, unless it is a smooth function's."""
+    return None if equation.params.get("name") in SMOOTH else inner_program(equation)
 
 
 def _of(equation: JaxprEqn, arguments: list[Any], results: list[Any], program: Jaxpr) -> list[Array]:

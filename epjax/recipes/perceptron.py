@@ -1,0 +1,75 @@
+"""Train a multilayer perceptron as a predictive coding network, by equilibrium propagation or backpropagation.
+
+Dense layers with ReLU, of the size of the other physical systems' recipes, to stand beside them.
+
+    python -m experiments.perceptron --workdir runs/perceptron
+    python -m experiments.perceptron --workdir runs/perceptron_bp --algorithm bp
+"""
+
+from dataclasses import dataclass, replace
+
+import epjax
+from epjax import models
+from epjax.network import Layer
+from epjax.network.activation import relu
+from epjax.network.drive import Conv
+from epjax.network.precision import Precision
+from epjax.recipes.hopfield import IMAGES
+from epjax.runs.config import Gradient, Optimiser
+from epjax.runs.experiment import Experiment, Recipe
+from epjax.runs.images import Images
+
+# Each line is a paragraph of its own: the help text is not wrapped.
+ABOUT = """Train a multilayer perceptron by equilibrium propagation, or by backpropagation to compare.
+
+Recipes: demo, on the images that come with epjax, in a minute.
+
+mnist, for MNIST and its like.
+
+The defaults below are those of --recipe, else of the demo."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A predictive coding network of convolutions, if any, and dense layers, with ReLU."""
+
+    channels: tuple[int, ...] = ()
+    """Channels of 3x3 convolutions, each with 2x2 max-pooling, below the dense layers."""
+    hidden: tuple[int, ...] = (256,)
+    """Units of the hidden dense layers."""
+    gain: float = 1.0
+    """Initial weights are uniform in +- gain * sqrt(1 / fan_in)."""
+
+    title = "Perceptron"
+
+    def make(self, num_classes: int, images: Images, precision: Precision) -> epjax.Network:
+        """The network."""
+        del images
+        dense = models.mlp((*self.hidden, num_classes), gain=self.gain, precision=precision)
+        below = tuple(Layer(Conv(n, True, self.gain), relu) for n in self.channels)
+        return epjax.Network((*below, *dense.layers), precision)
+
+
+GRADIENT = Gradient(scheme="forward", beta=5e-4, cost="squared_error", traversal="sweep")
+"""One-sided, one sweep, errors carried."""
+
+OPTIMISER = Optimiser(
+    epochs=20,
+    batch_size=32,
+    learning_rate=0.02,
+    final_learning_rate=0.0,
+    momentum=0.0,
+    weight_decay=0.0,
+    cosine="step",
+)
+
+EXPERIMENT = Experiment(
+    name="perceptron",
+    about=ABOUT,
+    network=Network(),
+    images=IMAGES,
+    recipes={
+        "demo": Recipe(GRADIENT, OPTIMISER),
+        "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.3), Network(hidden=(512,))),
+    },
+)

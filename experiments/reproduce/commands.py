@@ -1,0 +1,91 @@
+"""A cell that is a training command: an experiment's recipe, with a data set, a seed and another gradient."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from epjax.data.source import Stats
+from epjax.runs.config import Gradient, Run, identity
+from epjax.runs.experiment import Experiment
+from epjax.runs.metrics import evaluations, read_lines
+from epjax.runs.metrics import training as training_lines
+from epjax.runs.stopping import NotFinite
+from epjax.runs.task import Task
+from epjax.runs.trainer import Trainer
+from experiments.reproduce.cell import Result
+from experiments.reproduce.data import open_data
+
+PACE = 1 / 2000
+"""Seconds an image and epoch, about, on a core."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A run of `experiment` as `config` says, on a data set of the folder; `images` cuts the training set."""
+
+    place: Mapping[str, Any]
+    experiment: Experiment
+    config: Any
+    dataset: str
+    images: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Every option that touches the numbers, and the data."""
+        return identity(self.config) | {"dataset": self.dataset, "images": self.images}
+
+    def forwards(self) -> float:
+        """Images seen."""
+        return float((self.images or 60_000) * self.config.optimiser.epochs)
+
+    def forward_seconds(self) -> float:
+        """A guess, which the first cell corrects."""
+        return PACE
+
+    def run(self, folder: Path, data: Path) -> Result:
+        """Train; a run whose numbers are none any more has diverged, which is a result."""
+        config = replace(self.config, run=replace(self.config.run, workdir=folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        diverged = None
+        try:
+            Trainer(config, self._task(data), Console(quiet=True), lambda lines: None).run()
+        except NotFinite as error:
+            diverged = str(error).split(";")[0]
+        lines = read_lines(folder / "metrics.jsonl")
+        shutil.rmtree(folder)
+        jax.clear_caches()
+        keep = ("step", "epoch", "val_top1_error", "val_cost", "val_images", "seconds")
+        evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
+        known = ("step", "cost", "residual", "free_residual")
+        trained = [{k: line[k] for k in known if k in line} for line in training_lines(lines)]
+        return {"evaluations": evaluated, "training": trained, "diverged": diverged}
+
+    def _task(self, data: Path) -> Task:
+        found = open_data(self.dataset, data, self.images, self.images)
+        if self.config.images.pixels == "unit":
+            found = replace(found, stats=Stats((0.0,) * found.channels, (1.0,) * found.channels))
+        network = self.experiment.make_network(self.config, len(found.classes))
+        title = self.config.network.title
+        return Task(self.experiment.name, title, network, found, *self.config.images.transforms(found))
+
+
+def command(
+    place: Mapping[str, Any],
+    experiment: Experiment,
+    recipe: str,
+    dataset: str,
+    seed: int,
+    change: Callable[[Gradient], Gradient],
+    quick: bool,
+) -> Command:
+    """The cell; with `quick` a few steps of it."""
+    groups: Any = {"network": experiment.network, "images": experiment.images}
+    asked = experiment.config(Run(Path(), recipe=recipe), **groups)
+    usual = experiment.choose(asked)
+    run = Run(Path(), recipe=recipe, seed=seed, max_steps=3 if quick else None, log_every=1 if quick else None)
+    config = replace(usual, run=run, gradient=change(usual.gradient))
+    return Command(place, experiment, config, dataset, 64 if quick else None)
