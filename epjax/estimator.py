@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from epjax.checks import check_batch, warn_of_projection
 from epjax.cost import Cost, as_cost
 from epjax.network import Network, Params
 from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
+from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import as_equilibration, as_system
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
@@ -36,7 +36,7 @@ def value_and_grad(
     scheme: str | Scheme = "centered",
     points: int = 1,
     perturbation: str | MakePerturbation = "nudge",
-    beta: float | Array = 0.05,
+    beta: float | Inexact[Array, ""] | Inexact[Array, " batch"] = 0.05,
     equilibration: Any = None,
     free: Any = None,
     errors: Errors = "carried",
@@ -47,8 +47,8 @@ def value_and_grad(
     """The EP estimate of the gradient of the mean cost, a pure function to be jitted.
 
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. A `Network` is taken
-    as a predictive coding network. `beta` is a number, or an array [] or [B], traced or not: one strength for all
-    examples or one for each. `key` is used by the random scheme only and may be None otherwise; keys [B] draw each
+    as a predictive coding network. `beta` is a number or an array, traced or not: one strength for all examples or
+    one for each. `key` is used by the random scheme only and may be None otherwise; keys [B] draw each
     example's sign from its own.
 
     * `cost`, `scheme`, `perturbation` and `equilibration` are names, or objects: any function of one example's output
@@ -77,11 +77,13 @@ def value_and_grad(
     method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
     system.check(plan, method, errors)
 
-    def nudged(params: Params, x: Array, y: Array, betas: Array) -> tuple[Any, Solution]:
-        """The free phase of one example and its nudged states at betas [P]."""
+    def nudged(
+        params: Params, x: Inexact[Array, "..."], y: Shaped[Array, "..."], betas: Inexact[Array, " phases"]
+    ) -> tuple[Any, Solution]:
+        """The free phase of one example and its nudged states."""
         at_rest = system.free(params, x, free)
 
-        def phase(beta: Array) -> Solution:
+        def phase(beta: Inexact[Array, ""]) -> Solution:
             perturbation = perturb(cost, at_rest.output, y, beta)
             found = system.nudged(params, at_rest, perturbation, method, errors)
             if perturbation.at_once:  # it is where it is held, whatever the system
@@ -93,18 +95,26 @@ def value_and_grad(
 
         return (at_rest.output, at_rest.states, at_rest.solution), jax.vmap(phase)(betas)
 
-    def estimate(params: Params, x: Array, y: Array, betas: Array, c: Array) -> tuple[Any, Solution, Any]:
+    def estimate(
+        params: Params,
+        x: Inexact[Array, "batch ..."],
+        y: Shaped[Array, "batch ..."],
+        betas: Inexact[Array, "batch phases"],
+        c: Inexact[Array, "batch phases"],
+    ) -> tuple[Any, Solution, Any]:
         (output, states, settled), solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
         weights = c / (betas * x.shape[0])
 
-        def contrast(params: Params, x: Array) -> Array:
+        def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
             assert solution.h is not None
             return system.contrast(params, x, states, solution.h, solution.errors, weights)
 
         grads = jax.grad(contrast, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
         return (output, settled), solution if keep_states else replace(solution, h=None, errors=None), grads
 
-    def ep(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+    def ep(
+        params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
         drawn_from = key if plan.random_sign else None
         x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
@@ -134,8 +144,8 @@ def exact_value_and_grad(
     exact = system.exact(cost, argnums, free)
 
     def value_and_grad(
-        params: Params, x: Array, y: Array, key: Array | None = None
-    ) -> tuple[tuple[Array, Aux], Params]:
+        params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
         x, y = check_batch(system, cost, params, x, y)
         return exact(params, x, y, key)
 
@@ -178,8 +188,13 @@ def _check_argnums(argnums: Argnums) -> None:
 
 
 def _in_sequence(
-    estimate: Callable[..., tuple[Array, Solution, Any]], params: Params, x: Array, y: Array, betas: Array, c: Array
-) -> tuple[Array, Solution, Any]:
+    estimate: Callable[..., tuple[Any, Solution, Any]],
+    params: Params,
+    x: Inexact[Array, "batch ..."],
+    y: Shaped[Array, "batch ..."],
+    betas: Inexact[Array, "batch phases"],
+    c: Inexact[Array, "batch phases"],
+) -> tuple[Any, Solution, Any]:
     """The phases one after the other: the second starts, with a free phase of its own, once the first is gone."""
     free, first, grads = estimate(params, x, y, betas[:, :1], c[:, :1])
     solutions = [first]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from epjax.checks import check_batch
@@ -21,6 +20,7 @@ from epjax.cost import Cost, as_cost
 from epjax.estimator import exact_value_and_grad, value_and_grad
 from epjax.network import Network, Params
 from epjax.network.listed import from_flax
+from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import System, as_system
 from epjax.systems.pcn.network import mean_cost
 from epjax.systems.system import ValueAndGrad
@@ -51,7 +51,7 @@ def ep_loss(
     * `algorithm="bp"` is the same function of the same network with the gradient of backpropagation; "exact" is that
       of a system that settles, by implicit differentiation, and for a network the same as "bp".
 
-    x [B, ...], y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
+    y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
     `from_flax` takes it, and `params` are then its own: a linen model's ``model.init(...)["params"]``, or the nnx model
     itself, under `nnx.grad`. Weights that the model ties have the sum over their places. Raises ValueError for an
     unknown algorithm, "bp" of a system that has no forward pass, and for a model without layers, and where the loss is
@@ -91,7 +91,9 @@ def ep_loss(
     by_itself = algorithm == "bp" or (algorithm == "exact" and not settles)
     of_batch = free if by_itself else _with_gradient(free, model, cost, has_aux, estimate)
 
-    def loss(params: Any, x: Array, y: Array, key: Array | None = None) -> Any:
+    def loss(
+        params: Any, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> Any:
         theta, held = model.split(params)
         x, y = check_batch(as_system(model.net), cost, theta, x, y, clamped=clamped)
         return of_batch(theta, held, x, y, key)

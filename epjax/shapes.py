@@ -4,7 +4,9 @@ One vocabulary of dimensions, here and nowhere else:
 
     batch      examples                       classes    units of the output
     phases     nudged phases of a scheme      *state     the dimensions of one layer's state, any number of them
-    height width channels                     an image
+    features   units of a layer               height width channels    an image
+    layers     L of a network, or blocks of a system
+    ...        any dimensions: those of an input, which a model knows
 
 The names come from jaxtyping where it is installed, and the tests check them at every call by its import hook. Without
 it they are plain arrays: users pay nothing.

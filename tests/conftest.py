@@ -25,8 +25,12 @@ import jax  # noqa: E402  (the flags above must come first)
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Shapes and dtypes in signatures are checked at every call, from the first import on.
-SHAPED = ["cost", "network.activation", "perturbation", "scheme", "systems.pcn.energy", "training.evaluation"]
+# Shapes and dtypes in signatures are checked at every call, from the first import on. Not where anything may come, to
+# be refused in our words (estimator, loss, diagnosis), nor in dataclasses that are trees of shardings, too (step).
+SHAPED = [
+    *("cost", "network.activation", "network.drive", "perturbation", "scheme", "systems.pcn.energy"),
+    *("training.accumulation", "training.evaluation"),
+]
 install_import_hook([f"epjax.{name}" for name in SHAPED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -492,3 +492,42 @@ def test_a_directory_without_locks_is_one_sentence(folder, tmp_path, monkeypatch
     monkeypatch.setattr("fcntl.flock", refuse)
     message = fails(vgg5.main, small(folder, tmp_path / "run"), capsys)
     assert message.endswith("run lies where no file can be locked: give another --workdir")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOSPC])
+def test_a_directory_that_cannot_be_written_keeps_what_it_holds(folder, whole_run, monkeypatch, capsys, code):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    before, kept = values(whole_run), newest(whole_run)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    message = fails(vgg5.main, small(folder, whole_run, "--scheme", "random", "--log-every", "3"), capsys)
+    assert message == f"error: workdir {whole_run} cannot be written: {os.strerror(code)}"
+    assert values(whole_run) == before
+    assert newest(whole_run).keys() == kept.keys()
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.ENOSPC])
+def test_a_save_that_the_disk_refuses_is_one_sentence_and_the_run_can_go_on(
+    folder, whole_run, tmp_path, monkeypatch, capsys, code
+):
+    """The second save of the run: the first is kept, and the same command ends as one that was left alone."""
+    from orbax.checkpoint import v1 as ocp
+
+    argv, asked = small(folder, tmp_path, "--scheme", "random", "--log-every", "3"), []
+    save = ocp.training.Checkpointer.save_async
+
+    def refuse_the_second(self, step, *given, **named):
+        asked.append(step)
+        if step == 8:
+            raise OSError(code, os.strerror(code))
+        return save(self, step, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.training.Checkpointer, "save_async", refuse_the_second)
+        message = fails(vgg5.main, argv, capsys)
+    assert asked == [4, 8]
+    assert message.startswith(f"error: could not write the checkpoint of step 8 to {tmp_path / 'checkpoints'}")
+    assert os.strerror(code) in message
+    assert vgg5.main(argv) == 0
+    assert_same_run(whole_run, tmp_path)

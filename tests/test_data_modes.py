@@ -50,6 +50,15 @@ def test_colours_in_every_mode(mode, form, off):
     assert np.abs(found - np.asarray(coloured()).astype(int)).max() <= off
 
 
+@pytest.mark.parametrize("mode", ["RGB", "YCbCr", "CMYK"])
+def test_colours_of_a_jpeg(mode):
+    """One colour, which JPEG keeps to rounding in whatever space it is written."""
+    colour = (200, 60, 30)
+    image = Image.new("RGB", (2, 2), colour).convert(mode)
+    found = read(image, "JPEG", quality=100, subsampling=0).astype(int)
+    assert np.abs(found - colour).max() <= 3
+
+
 def test_the_first_picture_of_an_animation():
     found = read(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)])
     np.testing.assert_array_equal(found[:, :, 0], GREY)

@@ -78,7 +78,9 @@ def test_costs():
     h = jnp.log(jnp.asarray([1.0, 3.0]))
     assert cost.cross_entropy(h, jnp.asarray(1)) == pytest.approx(np.log(4 / 3))
     assert cost.squared_error(jnp.asarray([1.0, 3.0]), jnp.asarray([0.0, 1.0])) == 2.5
+    assert cost.log_phase(jnp.asarray([-1.0, 1.0]), jnp.asarray(1)) == pytest.approx(0, abs=1e-6)
     assert cost.as_cost("squared_error") is cost.squared_error
+    assert cost.is_known(h)
     np.testing.assert_array_equal(cost.as_target(1, 3, jnp.dtype(jnp.float32)), [0.0, 1.0, 0.0])
     np.testing.assert_allclose(cost.smooth_labels(1, 2, 0.2), [0.1, 0.9], rtol=1e-6)
     with pytest.raises(ValueError, match="soft labels must sum to one"):

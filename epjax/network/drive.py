@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Initializer
-from jax import Array, lax
+from jax import lax
+
+from epjax.shapes import Array, Inexact
 
 Fan = Literal["fan_in", "fan_out"]
 
@@ -33,8 +35,8 @@ class Dense(OneExample):
     fan: Fan = "fan_in"
 
     @nn.compact
-    def __call__(self, h: Array, *skips: Array) -> Array:
-        """a [features] from h of any shape (and skip inputs of any shape)."""
+    def __call__(self, h: Inexact[Array, "..."], *skips: Inexact[Array, "..."]) -> Inexact[Array, " {self.features}"]:
+        """a from h of any shape (and skip inputs of any shape)."""
         init = uniform(self.gain, self.fan)
         a = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(_accumulator(h))
         for name, v in _named(h, skips):
@@ -56,8 +58,10 @@ class Conv(OneExample):
     fan: Fan = "fan_in"
 
     @nn.compact
-    def __call__(self, h: Array, *skips: Array) -> Array:
-        """a [H_out, W_out, features] from h [H, W, C]."""
+    def __call__(
+        self, h: Inexact[Array, "height width channels"], *skips: Inexact[Array, "_ _ _"]
+    ) -> Inexact[Array, "_ _ {self.features}"]:
+        """a from h, of half the height and width with `pool`."""
         init = uniform(self.gain, self.fan)
         kernel = self.param("kernel", init, (3, 3, h.shape[-1], self.features), jnp.float32)
         a = conv3x3(h, kernel)
@@ -72,8 +76,10 @@ class Conv(OneExample):
 
 
 @jax.custom_jvp
-def conv3x3(h: Array, kernel: Array) -> Array:
-    """[H, W, C] * [3, 3, C, D] -> [H, W, D], stride 1, padding 1, accumulated in at least float32."""
+def conv3x3(
+    h: Inexact[Array, "height width channels"], kernel: Inexact[Array, "3 3 channels features"]
+) -> Inexact[Array, "height width features"]:
+    """The cross-correlation h * kernel, stride 1, padding 1, accumulated in at least float32."""
     return _correlate(h, kernel, "HWIO", _accumulator(h))
 
 
@@ -97,8 +103,8 @@ def _convolve(h: Array, kernel: Array, axes: tuple[str, str, str], dtype: jnp.dt
     return lax.conv_general_dilated(h, kernel, strides, padding, dimension_numbers=axes, preferred_element_type=dtype)
 
 
-def max_pool(a: Array) -> Array:
-    """2x2 maximum, stride 2: [H, W, C] -> [H // 2, W // 2, C]; a tie goes to the first in reading order.
+def max_pool(a: Inexact[Array, "height width channels"]) -> Inexact[Array, "height//2 width//2 channels"]:
+    """2x2 maximum, stride 2; a tie goes to the first in reading order.
 
     Written with selections: their transpose is cheap everywhere, and one unit of each window gets the gradient.
     """

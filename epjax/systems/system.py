@@ -8,7 +8,7 @@
 A predictive coding network (`epjax.systems.pcn.PCN`) is one such system: its free phase is a forward pass and G(0) = 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from epjax.cost import Cost
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
+from epjax.shapes import Bool, Inexact, Shaped
 from epjax.systems.solution import Errors, Solution
 
 
@@ -33,16 +34,24 @@ class Aux:
     None where it is a forward pass.
     """
 
-    output: Array
+    output: Inexact[Array, "batch classes"]
     solution: Solution | None
     free: Solution | None = None
 
 
-ValueAndGrad = Callable[[Params, Array, Array, Array | None], tuple[tuple[Array, Aux], Params]]
-"""(params, x [B, ...], y [B] or [B, classes], key) -> ((mean cost, Aux), gradient of the mean cost, as params).
+@runtime_checkable
+class ValueAndGrad(Protocol):
+    """(params, x, y, key) -> ((mean cost, Aux), gradient of the mean cost, as params).
 
-With `argnums` the gradient is that for x, or a tuple of both.
-"""
+    With `argnums` the gradient is that for x, or a tuple of both.
+    """
+
+    def __call__(
+        self, params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None, /
+    ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
+        """Labels y [B], or class weights [B, classes]."""
+        ...
+
 
 Argnums = int | tuple[int, ...]
 """For which arguments, as in `jax.grad`: 0 the parameters, 1 the input."""
@@ -52,7 +61,7 @@ class Free(Protocol):
     """A free phase of one example."""
 
     @property
-    def output(self) -> Array:
+    def output(self) -> Inexact[Array, " classes"]:
         """What the cost sees."""
         ...
 
@@ -106,7 +115,7 @@ class System(Protocol):
         """The way to the free state where none is named; None: nothing is iterated."""
         ...
 
-    def free(self, params: Params, x: Array, method: Any = None) -> Any:
+    def free(self, params: Params, x: Inexact[Array, "..."], method: Any = None) -> Any:
         """The free phase of one example, a `Free`; `method` is for systems whose free phase is iterated."""
         ...
 
@@ -114,28 +123,36 @@ class System(Protocol):
         """The nudged state of one example, from its free phase."""
         ...
 
-    def moved(self, free: Any, nudged: Solution) -> Array:
+    def moved(self, free: Any, nudged: Solution) -> Inexact[Array, " classes"]:
         """o^beta - o^0, by how much the output has moved."""
         ...
 
-    def answer(self, params: Params, free: Any, force: Array) -> Array:
+    def answer(self, params: Params, free: Any, force: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
         """chi force: by how much the output moves under a force on it, to first order in the force."""
         ...
 
-    def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
-        """[L] the share of each block's switches (gates, routes, ends of a range) that stand otherwise when nudged."""
+    def crossings(
+        self, params: Params, x: Inexact[Array, "..."], free: States, nudged: States
+    ) -> Inexact[Array, " layers"]:
+        """The share of each block's switches (gates, routes, ends of a range) that stand otherwise when nudged."""
         ...
 
-    def jumped(self, displacements: States) -> Array:
-        """Whether these displacements are so large that another equilibrium was reached, bool []."""
+    def jumped(self, displacements: States) -> Bool[Array, ""]:
+        """Whether these displacements are so large that another equilibrium was reached."""
         ...
 
     def contrast(
-        self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
-    ) -> Array:
+        self,
+        params: Params,
+        x: Inexact[Array, "batch ..."],
+        free: States,
+        nudged: States,
+        errors: States | None,
+        weights: Inexact[Array, "batch phases"],
+    ) -> Inexact[Array, ""]:
         """A scalar whose gradient for params and x is sum_bp weights_bp [G(beta_p) - G(0)].
 
-        x [B, ...], free s_k [B, ...], nudged s_k and errors [B, P, ...] for P phases, weights [B, P]. All states count
+        Free s_k [B, ...], nudged s_k and errors [B, P, ...] for P phases. All states count
         as constants. Errors None: the states were measured, and their contrast is to be had from them. It
         sums over examples and phases within its products.
         """

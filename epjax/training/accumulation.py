@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import lax
 
 from epjax.network import Params
+from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems.system import Aux, ValueAndGrad
 
 
@@ -34,7 +35,9 @@ def accumulate(value_and_grad: ValueAndGrad, microbatches: int) -> ValueAndGrad:
     if microbatches == 1:
         return value_and_grad
 
-    def accumulated(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
+    def accumulated(
+        params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
         B = x.shape[0]
         if B % microbatches:
             raise ValueError(f"microbatches must divide the batch of {B} examples, got {microbatches}")

@@ -16,6 +16,7 @@ import optax
 
 from epjax.network import Params
 from epjax.pc.incremental import Update
+from epjax.shapes import Array, Bool, Float, Int, Shaped
 from epjax.systems.system import ValueAndGrad
 from epjax.training.evaluation import Batch, rank_of_label
 
@@ -25,9 +26,9 @@ from epjax.training.evaluation import Batch, rank_of_label
 class TrainState:
     """All that a run must remember: float32 parameters, optimiser state, number of steps done (int32 [])."""
 
-    params: Params
+    params: Any
     opt_state: Any
-    step: jax.Array
+    step: Int[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class Normalise:
             given = f"pixels lie between {min(ends):.3g} and {max(ends):.3g}: take --pixels unit"
             raise ValueError(f"inputs must lie between {allowed[0]:g} and {allowed[1]:g} for this system, but {given}")
 
-    def __call__(self, image: jax.Array) -> jax.Array:
-        """Float32 [..., H, W, C]."""
+    def __call__(
+        self, image: Shaped[Array, "*batch height width channels"]
+    ) -> Float[Array, "*batch height width channels"]:
+        """The image, float32."""
         scale = 1.0 / (255.0 * np.asarray(self.std, np.float32))
         shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         shape = (1,) * (image.ndim - 1) + (-1,)
@@ -56,7 +59,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 """(state, batch) -> (new state, metrics)."""
 
 
-def initial_state(params: Params, optimiser: optax.GradientTransformation) -> TrainState:
+def initial_state(params: Any, optimiser: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(params, optimiser.init(params), jnp.zeros((), jnp.int32))
 
@@ -106,7 +109,7 @@ def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.A
     What is watched must be finite.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Shaped[Array, ""]]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         x, label = normalise(batch["image"]), batch["label"]
         keys = jax.random.split(key, x.shape[0])
@@ -129,15 +132,15 @@ def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.A
     return jax.jit(step, donate_argnums=0)
 
 
-def _all_finite(tree: Any) -> jax.Array:
+def _all_finite(tree: Any) -> Bool[Array, ""]:
     """Of every number by itself: a norm of large finite ones overflows."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+def _keep_if(finite: Bool[Array, ""], new: TrainState, old: TrainState) -> TrainState:
     """`new`, or `old` with the counters of `new` so that schedule and data go on."""
 
-    def choose(new_leaf: jax.Array, old_leaf: jax.Array) -> jax.Array:
+    def choose(new_leaf: Shaped[Array, "..."], old_leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         if jnp.issubdtype(new_leaf.dtype, jnp.integer):
             return new_leaf
         return jnp.where(finite, new_leaf, old_leaf)
