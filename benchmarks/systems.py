@@ -329,11 +329,12 @@ def _smallest(system: Chain, params: Params, x: Array, y: Array) -> float:
         wide = _in_float64(params, x, y)
         truth = jax.device_get(jax.jit(system.exact(SE, free=SETTLED, solve=SETTLED))(*wide, None)[1])
     ep = jax.jit(_ep(system, "forward", "recomputed"))
-    usable = [
-        beta
-        for beta in (1.0, *BETAS)
-        if compare(jax.device_get(ep(jnp.float32(beta), params, x, y)), truth)["worst_layer_cosine"] >= 0.9
-    ]
+    usable = []
+    for beta in BETAS:
+        gradient = jax.device_get(ep(jnp.float32(beta), params, x, y))
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        if finite and compare(gradient, truth)["worst_layer_cosine"] >= 0.9:
+            usable.append(beta)
     return min(usable, default=math.nan)
 
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epjax.cost import COSTS, Cost, check_labels, cross_entropy, is_known
+from epjax.cost import COSTS, Cost, check_labels, cross_entropy
 from epjax.network import Network, Params
 from epjax.network.arguments import check_example
+from epjax.shapes import is_known
 
 
 class Examined(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from epjax.shapes import Float, Inexact, Shaped
+from epjax.shapes import Float, Inexact, Shaped, is_known
 
 Cost = Callable[[Array, Array], Array]
 
@@ -124,11 +124,6 @@ def _refuse(y: Any, wrong: np.ndarray, sentence: str) -> None:
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(f"{sentence}, got {np.asarray(y)[place]} at y[{', '.join(map(str, place))}]")
-
-
-def is_known(y: Any) -> bool:
-    """Whether y has values, all of them here."""
-    return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)
 
 
 COSTS: dict[str, Cost] = {

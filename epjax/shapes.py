@@ -14,6 +14,7 @@ it they are plain arrays: users pay nothing.
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 from jax import Array
 
 if TYPE_CHECKING:
@@ -32,3 +33,8 @@ else:
         Bool = Float = Inexact = Int = Shaped = _Plain
 
 __all__ = ["Array", "Bool", "Float", "Inexact", "Int", "Shaped"]
+
+
+def is_known(y: Any) -> bool:
+    """Whether y has values, all of them here."""
+    return not isinstance(y, jax.core.Tracer) and getattr(y, "is_fully_addressable", True)

@@ -338,7 +338,10 @@ def fails(main, argv, capsys):
         (["--final-learning-rate", "nan"], "final_learning_rate must be a finite number of at least 0, but is nan"),
         (["--weight-decay", "-1"], "weight_decay must be a finite number of at least 0, but is -1.0"),
         (["--beta", "1e-30", "--errors", "recomputed"], "beta must be at least 1.2e-10 with errors 'recomputed' in"),
-        (["--beta", "1e-44"], "beta must be at least 1.2e-38 with errors 'carried' in float32: 1e-44 is not"),
+        (
+            ["--beta", "1e-44", "--errors", "carried"],
+            "beta must be at least 1.2e-38 with errors 'carried' in float32: 1e-44",
+        ),
         (["--tolerance", "-1"], "tolerance must be positive"),
         (["--dataset", "mnist", "--data", "idx:nowhere"], "nowhere"),
         (["--dataset", "cifar100"], "--dataset is cifar100, but --data"),

@@ -226,7 +226,7 @@ def test_misuse_is_refused(batch, misuse, message):
 
 def test_bad_input_is_one_sentence(batch):
     params, x, y = batch
-    with pytest.raises(ValueError, match=r"algorithm must be one of ep, bp, got 'EP'"):
+    with pytest.raises(ValueError, match=r"algorithm must be one of ep, bp, exact, got 'EP'"):
         epjax.ep_loss(NET, CE, algorithm="EP")
     with pytest.raises(ValueError, match=r"scheme must be one of .*, got 'centred'"):
         epjax.ep_loss(NET, CE, scheme="centred", algorithm="bp")

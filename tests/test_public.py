@@ -79,6 +79,7 @@ def test_costs():
     assert cost.cross_entropy(h, jnp.asarray(1)) == pytest.approx(np.log(4 / 3))
     assert cost.squared_error(jnp.asarray([1.0, 3.0]), jnp.asarray([0.0, 1.0])) == 2.5
     assert cost.log_phase(jnp.asarray([-1.0, 1.0]), jnp.asarray(1)) == pytest.approx(0, abs=1e-6)
+    assert cost.log_phase(jnp.asarray([1.0]), jnp.asarray([1.0])) == pytest.approx(0.0, abs=1e-6)
     assert cost.as_cost("squared_error") is cost.squared_error
     assert cost.is_known(h)
     np.testing.assert_array_equal(cost.as_target(1, 3, jnp.dtype(jnp.float32)), [0.0, 1.0, 0.0])

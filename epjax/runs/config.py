@@ -277,7 +277,7 @@ def identity(config: Config) -> dict[str, Any]:
 
     def as_before(name: str) -> bool:
         before = known[name].metadata.get(BEFORE, MISSING)
-        return bool(kept[name] == (before(options) if callable(before) else before))
+        return bool(kept[name] == _plain(before(options) if callable(before) else before))
 
     return {name: value for name, value in kept.items() if not as_before(name)}
 
@@ -293,7 +293,8 @@ def describe(config: Config, recipe: Config) -> str:
     usual, lines = flat(recipe), []
     for group in dataclasses.fields(config):
         lines.append(f"{group.name}:")
-        for name, value in dataclasses.asdict(getattr(config, group.name)).items():
+        for name, given in dataclasses.asdict(getattr(config, group.name)).items():
+            value = _plain(given)
             own = name in ("workdir", "recipe", "data") or value == usual[name]
             lines.append(f"  {name:<20} {value}" + ("" if own else f"   ({config.run.recipe}: {usual[name]})"))
     return "\n".join(lines)
