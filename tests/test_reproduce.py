@@ -164,6 +164,8 @@ def against_it(name, place):
     """The same, turned round."""
     if name in ("parity", "batch-size", "skip"):
         return 60.0 if place["algorithm"] == "ep" else 40.0
+    if name == "systems":
+        return 40.0 if place["method"] in ("exact", "backpropagation") else 60.0
     if name == "defaults":
         return 40.0 if place["method"] == "bp" else 100.0
     return 120.0 - as_the_paper_has_it(name, place)
