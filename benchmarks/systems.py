@@ -87,7 +87,8 @@ CASES = (
 
 def run(quick: bool) -> list[Row]:
     """Fidelity, order, cost, passes."""
-    return told(_all(quick))
+    empty = dict.fromkeys(COLUMNS)
+    return told(empty | {"precision": row.get("dtype", "float32")} | row for row in _all(quick))
 
 
 def _all(quick: bool) -> Iterator[Row]:

@@ -230,7 +230,9 @@ def test_bad_input_is_one_sentence(batch):
         epjax.ep_loss(NET, CE, algorithm="EP")
     with pytest.raises(ValueError, match=r"scheme must be one of .*, got 'centred'"):
         epjax.ep_loss(NET, CE, scheme="centred", algorithm="bp")
-    with pytest.raises(ValueError, match=r"net must be an epjax.Network or a flax Sequential, .*, got Dense"):
+    with pytest.raises(
+        ValueError, match=r"net must be an epjax.Network, another system, or a flax Sequential, .*, got Dense"
+    ):
         epjax.ep_loss(nn.Dense(3), CE)
     with pytest.raises(ValueError, match=r"argnums must be 0 \(the parameters\), 1 \(the input\) or both, got 2"):
         epjax.value_and_grad(NET, CE, argnums=2)
