@@ -54,3 +54,5 @@ def test_the_first_cell_installs_what_is_missing(name):
     source, outputs, _ = cells(name)[0]
     assert '"pip", "install"' in source
     assert outputs == []
+    (marker,) = re.findall(r'p / "epjax" / "(\w+\.py)"', source)  # by which it finds a clone
+    assert (FOLDER.parents[1] / "epjax" / marker).exists()
