@@ -13,7 +13,7 @@ import pytest
 
 import epjax
 from epjax.runs.config import identity
-from epjax.systems.pcn.relaxation import susceptibility
+from epjax.systems.pcn.relaxation import chi, largest
 from epjax.systems.pcn.signals import free_phase
 from experiments import vgg5
 
@@ -143,7 +143,7 @@ def dense_chi(net, params, x, weights=None):
 @pytest.mark.parametrize("name", NETS)
 def test_the_susceptibility_is_the_largest_eigenvalue_of_chi(name):
     net, params, x, _, _ = case(name, (30, 20, 6))
-    found = susceptibility(free_phase(net, params, x[0]), jnp.arange(1.0, 7.0), iterations=200)
+    found = largest(chi(free_phase(net, params, x[0])), jnp.arange(1.0, 7.0), iterations=200)
     np.testing.assert_allclose(found, np.linalg.eigvalsh(dense_chi(net, params, x[0]))[-1], rtol=1e-6)
 
 

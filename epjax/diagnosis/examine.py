@@ -57,10 +57,10 @@ class _Seen:
     """Of one gradient by EP: sums by layer beside the exact one, then what `_look` saw."""
 
     sums: list[np.ndarray]
-    layers: Any = None
-    residuals: Any = None
-    free: Any = None
-    jumps: Any = None
+    layers: Any
+    residuals: Any
+    free: Any
+    jumps: Any
 
 
 def diagnoser(
@@ -108,9 +108,8 @@ def diagnoser(
         found = [LayerReport(*g, *map(float, seen)) for g, seen in zip(gradients, seen.layers, strict=True)]
         rounding = float(jnp.finfo(x.dtype).eps)
         cosine, ratio = (np.nan if v is None else v for v in whole)
-        report = Diagnosis("good", "", beta, cosine, ratio, tuple(found), tuple(map(float, seen.residuals)), rounding)
-        report = replace(
-            report,
+        report = Diagnosis(
+            *("good", "", beta, cosine, ratio, tuple(found), tuple(map(float, seen.residuals)), rounding),
             softness=float(jnp.max(soft(params, x, y))),
             jumps=float(seen.jumps),
             free=None if seen.free is None else _told(*seen.free),

@@ -16,6 +16,7 @@ from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
 from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
+from epjax.systems.pcn.relaxation import chi
 from epjax.systems.pcn.signals import FreePhase, Precisions, free_phase
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.solution import Errors, Solution
@@ -100,21 +101,14 @@ class PCN:
 
     def answer(self, params: Params, free: FreePhase, force: Array) -> Array:
         """chi force = sum_k J_k J_k^T force / pi_k, J_k from an error of layer k to the output; gates held."""
-        net, params = self.net, self.net.spread(params)
-
-        def output(eps: States) -> Array:
-            h = [free.h[0]]
-            for k, eps_k in enumerate(eps, start=1):
-                a, phi = net.drive(params[k - 1], k, *(h[j] for j in net.sources(k))), net.activation(k)
-                h.append(phi(a + eps_k) if phi.projects else phi(a) + eps_k)
-            return h[-1]
-
-        nothing = tuple(jnp.zeros_like(h_k) for h_k in free.states)
-        _, pull = jax.vjp(output, nothing)
-        (errors,) = pull(force)
-        if self.precisions is not None:
-            errors = tuple(eps / pi for eps, pi in zip(errors, self.precisions, strict=True))
-        return jax.jvp(output, (nothing,), (errors,))[1]
+        del params  # the free phase has its layers linearised
+        activations = [self.net.activation(k) for k in range(1, len(self.net) + 1)]
+        gates = tuple(
+            jax.jvp(phi, (layer.a,), (jnp.ones_like(layer.a),))[1] if phi.projects else None
+            for phi, layer in zip(activations, free.layers, strict=True)
+        )
+        moved = chi(free, gates)(force)
+        return moved if self.precisions is None else moved / self.precisions[-1]
 
     def crossings(self, params: Params, x: Array, free: States, nudged: States) -> Array:
         """Gates of the activations, and what the drives compare."""
@@ -122,7 +116,9 @@ class PCN:
 
         def at(k: int, h: tuple[Array, ...]) -> list[Array]:
             found = switches(partial(net.drive, params[k - 1], k), *(h[j] for j in net.sources(k)))
-            lo, hi = net.activation(k).bounds or (-jnp.inf, jnp.inf)
+            if not net.activation(k).projects:
+                return found
+            lo, hi = net.activation(k).bounds or (0.0, 0.0)
             return [*found, (h[k] > lo) & (h[k] < hi)]
 
         return crossed(len(net), at, (x, *free), (x, *(jnp.real(h_k) for h_k in nudged)))

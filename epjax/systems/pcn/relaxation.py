@@ -84,10 +84,11 @@ def measured(step: Array, response: Array) -> Array:
     return jnp.where((w > 0) & (w < 1 / STIFF), w, 1.0).astype(w.dtype)
 
 
-def chi(free: FreePhase) -> Callable[[Array], Array]:
-    """v -> chi v [classes] at the free state of one example, as if no unit were at its bound: two passes each.
+def chi(free: FreePhase, gates: tuple[Array | None, ...] | None = None) -> Callable[[Array], Array]:
+    """v -> chi v [classes] at the free state of one example: two passes each.
 
-    With precisions chi = sum_k pi_L / pi_k J_k J_k^T.
+    With precisions chi = sum_k pi_L / pi_k J_k J_k^T. `gates` are phi'_k of layers whose units cannot leave a
+    bound, None for the others; without them it is chi as if no unit were at its bound.
     """
     L, pi = len(free.layers), free.precisions
 
@@ -103,6 +104,8 @@ def chi(free: FreePhase) -> Callable[[Array], Array]:
         eps = down(v)
         if pi is not None:  # `up` has the ratios of `down`
             eps = tuple(e * (p / pi[-1]) for e, p in zip(eps, pi, strict=True))
+        if gates is not None:
+            eps = tuple(e if gate is None else gate * gate * e for e, gate in zip(eps, gates, strict=True))
         return up(eps)[0]
 
     return product
@@ -116,14 +119,6 @@ def largest(product: Callable[[Array], Array], start: Array, iterations: int = P
         size = relative(new, v)
         v = new / jnp.maximum(size, jnp.finfo(size.dtype).tiny).astype(new.dtype)
     return size
-
-
-def susceptibility(free: FreePhase, start: Array, iterations: int = 10) -> Array:
-    """The largest eigenvalue of chi at the free state of one example, by the power iteration from `start` [classes].
-
-    A nudge has an equilibrium at -beta where beta C'' chi < 1, and its sweeps converge where beta C'' chi < 1.
-    """
-    return largest(chi(free), start, iterations)
 
 
 def beforehand(free: FreePhase, perturbation: Perturbation) -> Array:
