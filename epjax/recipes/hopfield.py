@@ -11,19 +11,14 @@ and 20 nudged).
 from dataclasses import dataclass, replace
 
 from epjax.network.precision import Precision
-from epjax.runs.config import Gradient, Optimiser
+from epjax.runs import plain
 from epjax.runs.experiment import Experiment, Recipe
 from epjax.runs.images import Images
 from epjax.systems import Hopfield
 
-# Each line is a paragraph of its own: the help text is not wrapped.
-ABOUT = """Train a deep Hopfield network by equilibrium propagation, or by its exact gradient to compare.
-
-Recipes: demo, on the images that come with epjax, in a minute.
-
-mnist and fashion_mnist: brighter images want a smaller learning rate.
-
-The defaults below are those of --recipe, else of the demo."""
+ABOUT = plain.about(
+    "a deep Hopfield network", mnist="mnist and fashion_mnist: brighter images want a smaller learning rate."
+)
 
 
 @dataclass(frozen=True)
@@ -45,34 +40,14 @@ class Network:
         return Hopfield.convolutional(self.channels, (*self.hidden, num_classes), gain=self.gain, precision=precision)
 
 
-GRADIENT = Gradient(
-    scheme="forward",
-    beta=0.02,
-    cost="squared_error",
-    traversal="relax",
-    iterations=5,
-    free_iterations=6,
-    free_tolerance=None,
-)
-"""One-sided, differences carried, six passes up and five down: as good here as 20 and 15 at three times the work."""
-
-OPTIMISER = Optimiser(
-    epochs=20,
-    batch_size=32,
-    learning_rate=0.1,
-    final_learning_rate=0.0,
-    layer_rates=(1.0, 0.25),
-    momentum=0.0,
-    weight_decay=0.0,
-    cosine="step",
-)
-IMAGES = Images(image_size=28, crop="none", pixels="unit")
+GRADIENT = replace(plain.GRADIENT, iterations=5, free_iterations=6)
+OPTIMISER = replace(plain.OPTIMISER, layer_rates=(1.0, 0.25))
 
 EXPERIMENT = Experiment(
     name="hopfield",
     about=ABOUT,
     network=Network(),
-    images=IMAGES,
+    images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "fashion_mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),

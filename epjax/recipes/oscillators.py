@@ -10,20 +10,12 @@ Rageau and Grollier, arXiv:2504.11884; Wang, Wanjura and Marquardt, arXiv:2402.0
 from dataclasses import dataclass, replace
 
 from epjax.network.precision import Precision
-from epjax.recipes.hopfield import IMAGES
-from epjax.runs.config import Gradient, Optimiser
+from epjax.runs import plain
 from epjax.runs.experiment import Experiment, Recipe
 from epjax.runs.images import Images
 from epjax.systems import Oscillators
 
-# Each line is a paragraph of its own: the help text is not wrapped.
-ABOUT = """Train coupled phase oscillators by equilibrium propagation, or by their exact gradient to compare.
-
-Recipes: demo, on the images that come with epjax, in a minute.
-
-mnist, for MNIST and its like.
-
-The defaults below are those of --recipe, else of the demo."""
+ABOUT = plain.about("coupled phase oscillators", beside="their exact gradient")
 
 
 @dataclass(frozen=True)
@@ -45,33 +37,14 @@ class Network:
         return Oscillators((*self.hidden, num_classes), gain=self.gain, bias=self.bias, precision=precision)
 
 
-GRADIENT = Gradient(
-    scheme="forward",
-    beta=0.02,
-    cost="squared_error",
-    traversal="relax",
-    iterations=8,
-    free_iterations=8,
-    free_tolerance=None,
-)
-"""One-sided, differences carried."""
-
-OPTIMISER = Optimiser(
-    epochs=10,
-    batch_size=32,
-    learning_rate=0.3,
-    final_learning_rate=0.0,
-    layer_rates=(1.0, 1 / 3),
-    momentum=0.0,
-    weight_decay=0.0,
-    cosine="step",
-)
+GRADIENT = replace(plain.GRADIENT, iterations=8, free_iterations=8)
+OPTIMISER = replace(plain.OPTIMISER, epochs=10, learning_rate=0.3, layer_rates=(1.0, 1 / 3))
 
 EXPERIMENT = Experiment(
     name="oscillators",
     about=ABOUT,
     network=Network(),
-    images=IMAGES,
+    images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=5), Network(hidden=(512,))),

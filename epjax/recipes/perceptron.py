@@ -14,19 +14,12 @@ from epjax.network import Layer
 from epjax.network.activation import relu
 from epjax.network.drive import Conv
 from epjax.network.precision import Precision
-from epjax.recipes.hopfield import IMAGES
-from epjax.runs.config import Gradient, Optimiser
+from epjax.runs import plain
+from epjax.runs.config import Gradient
 from epjax.runs.experiment import Experiment, Recipe
 from epjax.runs.images import Images
 
-# Each line is a paragraph of its own: the help text is not wrapped.
-ABOUT = """Train a multilayer perceptron by equilibrium propagation, or by backpropagation to compare.
-
-Recipes: demo, on the images that come with epjax, in a minute.
-
-mnist, for MNIST and its like.
-
-The defaults below are those of --recipe, else of the demo."""
+ABOUT = plain.about("a multilayer perceptron", beside="backpropagation")
 
 
 @dataclass(frozen=True)
@@ -52,22 +45,13 @@ class Network:
 
 GRADIENT = Gradient(scheme="forward", beta=5e-4, cost="squared_error", traversal="sweep")
 """One-sided, one sweep, errors carried."""
-
-OPTIMISER = Optimiser(
-    epochs=20,
-    batch_size=32,
-    learning_rate=0.02,
-    final_learning_rate=0.0,
-    momentum=0.0,
-    weight_decay=0.0,
-    cosine="step",
-)
+OPTIMISER = replace(plain.OPTIMISER, learning_rate=0.02)
 
 EXPERIMENT = Experiment(
     name="perceptron",
     about=ABOUT,
     network=Network(),
-    images=IMAGES,
+    images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.3), Network(hidden=(512,))),

@@ -10,20 +10,12 @@ three hidden layers of 1024 nodes: 1.57, 1.48 and 1.66% (50 epochs, batch 4).
 from dataclasses import dataclass, replace
 
 from epjax.network.precision import Precision
-from epjax.recipes.hopfield import IMAGES
-from epjax.runs.config import Gradient, Optimiser
+from epjax.runs import plain
 from epjax.runs.experiment import Experiment, Recipe
 from epjax.runs.images import Images
 from epjax.systems import Resistive
 
-# Each line is a paragraph of its own: the help text is not wrapped.
-ABOUT = """Train a deep resistive network by equilibrium propagation, or by its exact gradient to compare.
-
-Recipes: demo, on the images that come with epjax, in a minute.
-
-mnist, for MNIST and its like.
-
-The defaults below are those of --recipe, else of the demo."""
+ABOUT = plain.about("a deep resistive network")
 
 
 @dataclass(frozen=True)
@@ -48,32 +40,14 @@ class Network:
         return Resistive((*self.hidden, num_classes), precision=precision, **options)
 
 
-GRADIENT = Gradient(
-    scheme="forward",
-    beta=0.02,
-    cost="squared_error",
-    traversal="relax",
-    iterations=4,
-    free_iterations=4,
-    free_tolerance=None,
-)
-"""One-sided, differences carried: a circuit with one hidden layer settles in a few passes."""
-
-OPTIMISER = Optimiser(
-    epochs=8,
-    batch_size=8,
-    learning_rate=0.006,
-    final_learning_rate=0.0,
-    momentum=0.0,
-    weight_decay=0.0,
-    cosine="step",
-)
+GRADIENT = replace(plain.GRADIENT, iterations=4, free_iterations=4)
+OPTIMISER = replace(plain.OPTIMISER, epochs=8, batch_size=8, learning_rate=0.006)
 
 EXPERIMENT = Experiment(
     name="resistive",
     about=ABOUT,
     network=Network(),
-    images=IMAGES,
+    images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=5), Network(hidden=(512,))),
