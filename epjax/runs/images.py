@@ -49,9 +49,12 @@ class Images:
 
     def open(self) -> Dataset:
         """The images."""
-        found = open_dataset(self.data)
-        as_they_are = Stats((0.0,) * found.channels, (1.0,) * found.channels)
-        return replace(found, stats=as_they_are) if self.pixels == "unit" else found
+        return self.scaled(open_dataset(self.data))
+
+    def scaled(self, dataset: Dataset) -> Dataset:
+        """The images, to be given as `pixels` says."""
+        as_they_are = Stats((0.0,) * dataset.channels, (1.0,) * dataset.channels)
+        return replace(dataset, stats=as_they_are) if self.pixels == "unit" else dataset
 
     def transforms(self, dataset: Dataset) -> tuple[Transform, Transform]:
         """Crops for training, the middle for evaluation."""

@@ -30,19 +30,8 @@ from experiments.reproduce import page
 from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
 
-STUDIES = ("defaults", "systems")
-FIGURES = (
-    "schemes",
-    "sensitivity",
-    "traversal",
-    "update",
-    "parity",
-    "batch-size",
-    "curves",
-    "skip",
-    "defaults",
-    "systems",
-)
+PAPER = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip")
+FIGURES = (*PAPER, "defaults", "systems")
 DATA = "EPJAX_SHARED_DATA"
 
 

@@ -122,21 +122,27 @@ class Training:
         return forward_seconds(self.config.network, self.config.images.image_size)
 
     def run(self, folder: Path, data: Path) -> Result:
-        """Train; a run whose numbers are none any more has diverged, which is a result."""
-        config = replace(self.config, run=replace(self.config.run, workdir=folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        diverged = None
-        try:
-            Trainer(config, make_task(config, data), Console(quiet=True), lambda lines: None).run()
-        except NotFinite as error:
-            diverged = str(error).split(";")[0]
-        lines = read_lines(folder / "metrics.jsonl")
-        shutil.rmtree(folder)
-        jax.clear_caches()
-        keep = ("step", "epoch", "val_top1_error", "val_top5_error", "val_cost", "val_images", "seconds")
-        evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
-        trained = [{k: line[k] for k in ("step", "cost")} for line in training_lines(lines)]
-        return {"evaluations": evaluated, "training": trained, "diverged": diverged}
+        """Train."""
+        return train(self.config, make_task(self.config, data), folder)
+
+
+def train(config: Any, task: Task, folder: Path) -> Result:
+    """A run in `folder`, which goes; one whose numbers are none any more has diverged, which is a result."""
+    config = replace(config, run=replace(config.run, workdir=folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    diverged = None
+    try:
+        Trainer(config, task, Console(quiet=True), lambda lines: None).run()
+    except NotFinite as error:
+        diverged = str(error).split(";")[0]
+    lines = read_lines(folder / "metrics.jsonl")
+    shutil.rmtree(folder)
+    jax.clear_caches()
+    keep = ("step", "epoch", "val_top1_error", "val_top5_error", "val_cost", "val_images", "seconds")
+    evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
+    measured = ("step", "cost", "residual", "free_residual")
+    trained = [{k: line[k] for k in measured if k in line} for line in training_lines(lines)]
+    return {"evaluations": evaluated, "training": trained, "diverged": diverged}
 
 
 def make_task(config: TrainingConfig, data: Path) -> Task:

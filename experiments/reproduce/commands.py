@@ -1,23 +1,14 @@
 """A cell that is a training command: an experiment's recipe, with a data set, a seed and another gradient."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-from rich.console import Console
-
-from epjax.data.source import Stats
 from epjax.runs.config import Gradient, Run, identity
 from epjax.runs.experiment import Experiment
-from epjax.runs.metrics import evaluations, read_lines
-from epjax.runs.metrics import training as training_lines
-from epjax.runs.stopping import NotFinite
 from epjax.runs.task import Task
-from epjax.runs.trainer import Trainer
-from experiments.reproduce.cell import Result
+from experiments.reproduce.cell import Result, train
 from experiments.reproduce.data import open_data
 
 PACE = 1 / 2000
@@ -47,30 +38,15 @@ class Command:
         return PACE
 
     def run(self, folder: Path, data: Path) -> Result:
-        """Train; a run whose numbers are none any more has diverged, which is a result."""
-        config = replace(self.config, run=replace(self.config.run, workdir=folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        diverged = None
-        try:
-            Trainer(config, self._task(data), Console(quiet=True), lambda lines: None).run()
-        except NotFinite as error:
-            diverged = str(error).split(";")[0]
-        lines = read_lines(folder / "metrics.jsonl")
-        shutil.rmtree(folder)
-        jax.clear_caches()
-        keep = ("step", "epoch", "val_top1_error", "val_cost", "val_images", "seconds")
-        evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
-        known = ("step", "cost", "residual", "free_residual")
-        trained = [{k: line[k] for k in known if k in line} for line in training_lines(lines)]
-        return {"evaluations": evaluated, "training": trained, "diverged": diverged}
+        """Train."""
+        return train(self.config, self._task(data), folder)
 
     def _task(self, data: Path) -> Task:
-        found = open_data(self.dataset, data, self.images, self.images)
-        if self.config.images.pixels == "unit":
-            found = replace(found, stats=Stats((0.0,) * found.channels, (1.0,) * found.channels))
+        images = self.config.images
+        found = images.scaled(open_data(self.dataset, data, self.images, self.images))
         network = self.experiment.make_network(self.config, len(found.classes))
         title = self.config.network.title
-        return Task(self.experiment.name, title, network, found, *self.config.images.transforms(found))
+        return Task(self.experiment.name, title, network, found, *images.transforms(found))
 
 
 def command(
