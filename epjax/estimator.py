@@ -172,13 +172,12 @@ def _check_strength(beta: float | Array, dtype: jnp.dtype, errors: Errors) -> No
     if isinstance(beta, jax.core.Tracer):
         return
     info, least = jnp.finfo(dtype), float(np.min(np.asarray(beta)))
-    smallest = float(info.tiny if errors == "carried" else 1e-3 * info.eps)
+    smallest, why = (
+        (float(info.tiny), "is not a normal number")
+        if errors == "carried"
+        else (1e-3 * float(info.eps), "is lost in the rounding of the states: carry the errors")
+    )
     if least < smallest:
-        why = (
-            "is not a normal number"
-            if errors == "carried"
-            else "is lost in the rounding of the states: carry the errors"
-        )
         raise ValueError(f"beta must be at least {smallest:.1e} with errors {errors!r} in {dtype}: {least:g} {why}")
 
 

@@ -196,7 +196,7 @@ class PadTo(_Square):
 
 
 LARGEST = 8192
-"""Pixels: one image of this size has 200 MB, and a network that sees it some thousand times as much."""
+"""Height and width: one image of this size has 200 MB before any network has seen it."""
 
 
 def make_transforms(augmentation: Augmentation, size: int, channels: int = 3) -> tuple[Transform, Transform]:

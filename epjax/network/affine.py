@@ -18,22 +18,18 @@ SWITCHES = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "argmax", "argmin", "s
 """What is flat almost everywhere."""
 PRODUCTS = frozenset({"mul", "dot_general", "conv_general_dilated"})
 """Zero where a factor is: a derivative has terms along directions that are zero."""
-LINEAR = frozenset(
-    {
-        "add",
-        "sub",
-        "neg",
-        "add_any",
-        "broadcast_in_dim",
-        "transpose",
-        "reshape",
-        "squeeze",
-        "rev",
-        "slice",
-        "reduce_sum",
-    }
-    | {"convert_element_type", "concatenate", "pad", "dynamic_slice", "gather", "copy", "expand_dims"}
-)
+SHAPES = {
+    "broadcast_in_dim",
+    "transpose",
+    "reshape",
+    "squeeze",
+    "rev",
+    "slice",
+    "dynamic_slice",
+    "gather",
+    "concatenate",
+}
+LINEAR = frozenset({"add", "sub", "neg", "add_any", "reduce_sum", "convert_element_type", "copy", "pad", *SHAPES})
 """Zero where all of its inputs are."""
 ZERO, FIXED, MOVES = 0, 1, 2
 

@@ -113,7 +113,8 @@ class Trainer:
         sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
         options = config.optimiser
-        check_layer_rates(options.layer_rates, jax.eval_shape(self._params, jax.random.key(0)))
+        if options.layer_rates:
+            check_layer_rates(options.layer_rates, jax.eval_shape(self._params, jax.random.key(0)))
         each = per_batch(self.rate, updates(config.gradient))
         self.optimiser = sgd(each, options.weight_decay, options.momentum, layer_rates=options.layer_rates)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)

@@ -78,6 +78,6 @@ def _by_layer(rates: tuple[float, ...]) -> optax.GradientTransformation:
 
 
 def check_layer_rates(rates: Sequence[float], params: Params) -> None:
-    """Raises ValueError unless there is none, or one for each layer."""
-    if rates and len(rates) != len(params):
+    """Raises ValueError unless there is one for each layer."""
+    if len(rates) != len(params):
         raise ValueError(f"layer_rates must hold a number for each of {len(params)} layers, got {len(rates)}")
