@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # be refused in our words (estimator, loss, diagnosis), nor in dataclasses that are trees of shardings, too (step).
 SHAPED = [
     *("cost", "network.activation", "network.drive", "perturbation", "scheme", "systems.pcn.energy"),
-    *("training.accumulation", "training.evaluation"),
+    *("systems.hopfield", "systems.oscillators", "systems.resistive", "training.accumulation", "training.evaluation"),
 ]
 install_import_hook([f"epjax.{name}" for name in SHAPED], "beartype.beartype")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import lax
 
 from epjax.cost import Cost
 from epjax.network import Params, States
@@ -30,6 +30,7 @@ from epjax.network.kinks import crossed, switches
 from epjax.network.summary import Row, count, flops, table
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
+from epjax.shapes import Array, Inexact
 from epjax.systems.relax import Relax, Relaxed, relax
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
@@ -129,7 +130,7 @@ class Chain:
         """A force on the output as a field of its block."""
         return T
 
-    def start(self, params: Params, x: Array) -> States:
+    def start(self, params: Params, x: Inexact[Array, "..."]) -> States:
         """Where a free phase starts: each block responds to what is below it."""
         blocks: list[Array] = []
         psi = [self.embed(0, x)]
@@ -207,7 +208,7 @@ class Chain:
 
     # The energy, and the fields that are its derivatives.
 
-    def energy(self, params: Params, x: Array, s: States) -> Array:
+    def energy(self, params: Params, x: Inexact[Array, "..."], s: States) -> Inexact[Array, ""]:
         """E(theta, x, s) of one example."""
         return self.energy_of(params, self.embed(0, x), tuple(self.embed(k, s_k) for k, s_k in enumerate(s, start=1)))
 
@@ -259,7 +260,7 @@ class Chain:
 
     # The phases.
 
-    def free(self, params: Params, x: Array, method: Relax | None = None) -> Rest:
+    def free(self, params: Params, x: Inexact[Array, "..."], method: Relax | None = None) -> Rest:
         """The free equilibrium of one example, relaxed from `start`."""
         method = FREE if method is None else method
         if not isinstance(method, Relax):

@@ -14,13 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from epjax.network import Layer, Network, Params
 from epjax.network.activation import identity, unit
 from epjax.network.affine import is_affine
 from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
+from epjax.shapes import Array, Bool, Inexact
 from epjax.systems.chain import Chain
 
 
@@ -96,26 +96,35 @@ class Hopfield(Chain):
         """k - 1, then the skips."""
         return self.net.sources(k)
 
-    def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
+    def drive(self, theta_k: Any, k: int, *psi: Inexact[Array, "..."]) -> Inexact[Array, "*state"]:
         """The layer's drive."""
         return self.net.drive(theta_k, k, *psi)
 
-    def respond(self, k: int, z: Array, scale: Array | None) -> Array:
+    def respond(self, k: int, z: Inexact[Array, "*state"], scale: Array | None) -> Inexact[Array, "*state"]:
         """clip(z, lo, hi)."""
         del scale
         return self.net.activation(k).project(z)
 
-    def respond_difference(self, k: int, z: Array, dz: Array, scale: Array | None) -> Array:
+    def respond_difference(
+        self, k: int, z: Inexact[Array, "*state"], dz: Inexact[Array, "*state"], scale: Array | None
+    ) -> Inexact[Array, "*state"]:
         """clip(dz + (z - p), lo - p, hi - p), p = clip(z)."""
         del scale
         return self.net.activation(k).error(z, dz, "mod_pgd") if self.net.activation(k).projects else dz
 
-    def inside(self, k: int, s: Array) -> Array:
+    def inside(self, k: int, s: Inexact[Array, "*state"]) -> Bool[Array, "*state"]:
         """lo < s < hi."""
         lo, hi = self.net.activation(k).bounds or (-jnp.inf, jnp.inf)
         return (s > lo) & (s < hi)
 
-    def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
+    def towards(
+        self,
+        k: int,
+        old: Inexact[Array, "*state"],
+        new: Inexact[Array, "*state"],
+        w: Inexact[Array, ""],
+        at: Inexact[Array, "*state"] | None = None,
+    ) -> Inexact[Array, "*state"]:
         """Straight, then into the range."""
         lo, hi = self.net.activation(k).bounds or (-jnp.inf, jnp.inf)
         moved = old + w * (new - old)

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from epjax.network import Params, States
 from epjax.network.precision import Precision, at_precision, check_precision, product
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
+from epjax.shapes import Array, Bool, Inexact
 from epjax.systems.chain import Chain
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Errors
@@ -80,62 +80,75 @@ class Oscillators(Chain):
         if not isinstance(equilibration, Relax):
             raise ValueError(f"equilibration of {self._name} must be epjax.Relax(...), got {equilibration!r}")
 
-    def embed(self, k: int, s: Array) -> Array:
+    def embed(self, k: int, s: Inexact[Array, "..."]) -> Inexact[Array, "2 features"]:
         """(cos p, sin p) [2, n]; the input as phases pi (x - 1/2)."""
         p = s if k else math.pi * (s.ravel() - 0.5)
         return jnp.stack([jnp.cos(p), jnp.sin(p)])
 
-    def embed_difference(self, k: int, s: Array, d: Array) -> Array:
+    def embed_difference(
+        self, k: int, s: Inexact[Array, " features"], d: Inexact[Array, " features"]
+    ) -> Inexact[Array, "2 features"]:
         """(- 2 sin(p + d/2) sin(d/2), 2 cos(p + d/2) sin(d/2))."""
         del k
         middle, half = s + 0.5 * d, jnp.sin(0.5 * d)
         return jnp.stack([-2 * jnp.sin(middle) * half, 2 * jnp.cos(middle) * half])
 
-    def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
+    def drive(self, theta_k: Any, k: int, *psi: Inexact[Array, "..."]) -> Inexact[Array, "2 features"]:
         """W^T psi + b [2, n]."""
         del k
         return at_precision(self.precision, product, psi[0], theta_k["coupling"]) + theta_k["bias"]
 
-    def own(self, k: int, psi: Array, scale: Array | None) -> Array:
+    def own(self, k: int, psi: Inexact[Array, "2 features"], scale: Array | None) -> Inexact[Array, ""]:
         """0: the circle is the range, and there is no other energy."""
         del k, scale
         return jnp.zeros((), psi.dtype)
 
-    def respond(self, k: int, z: Array, scale: Array | None) -> Array:
+    def respond(self, k: int, z: Inexact[Array, "2 features"], scale: Array | None) -> Inexact[Array, " features"]:
         """atan2(z_sin, z_cos)."""
         del k, scale
         return _angle(z[0], z[1])
 
-    def respond_difference(self, k: int, z: Array, dz: Array, scale: Array | None) -> Array:
+    def respond_difference(
+        self, k: int, z: Inexact[Array, "2 features"], dz: Inexact[Array, "2 features"], scale: Array | None
+    ) -> Inexact[Array, " features"]:
         """atan2(dz_s c - dz_c s, c^2 + s^2 + dz_c c + dz_s s), (c, s) = z."""
         del k, scale
         c, s = z
         return _angle(c * c + s * s + dz[0] * c + dz[1] * s, dz[1] * c - dz[0] * s)
 
-    def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
+    def towards(
+        self,
+        k: int,
+        old: Inexact[Array, " features"],
+        new: Inexact[Array, " features"],
+        w: Inexact[Array, ""],
+        at: Inexact[Array, " features"] | None = None,
+    ) -> Inexact[Array, " features"]:
         """Around the circle, the short way."""
         del k, at
         step = new - old
         turns = jnp.round(step.real / (2 * math.pi)).astype(step.dtype)
         return old + w.astype(step.dtype) * (step - 2 * math.pi * turns)
 
-    def readout(self, s_L: Array) -> Array:
+    def readout(self, s_L: Inexact[Array, " features"]) -> Inexact[Array, " features"]:
         """sin p_L."""
         return jnp.sin(s_L)
 
-    def readout_difference(self, s_L: Array, d: Array) -> Array:
+    def readout_difference(
+        self, s_L: Inexact[Array, " features"], d: Inexact[Array, " features"]
+    ) -> Inexact[Array, " features"]:
         """2 cos(p + d/2) sin(d/2)."""
         return 2 * jnp.cos(s_L + 0.5 * d) * jnp.sin(0.5 * d)
 
-    def jumped(self, displacements: States) -> Array:
+    def jumped(self, displacements: States) -> Bool[Array, ""]:
         """Some phase moved by more than 1: small nudges move phases a little, or to where another minimum is."""
         return jnp.any(jnp.stack([jnp.any(jnp.abs(d) > JUMP) for d in displacements]))
 
-    def lift(self, T: Array) -> Array:
+    def lift(self, T: Inexact[Array, " features"]) -> Inexact[Array, "2 features"]:
         """(0, T): a force on sin p."""
         return jnp.stack([jnp.zeros_like(T), T])
 
-    def held(self, s_L: Array, perturbation: Perturbation) -> Array:
+    def held(self, s_L: Inexact[Array, " features"], perturbation: Perturbation) -> Inexact[Array, " features"]:
         """The phase whose sine the clamped output has, less p_L: it must lie in [-1, 1]."""
         o = self.readout(s_L)
         return jnp.arcsin(jnp.clip(o + perturbation.signal(o), -1, 1)) - jnp.arcsin(o)

@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from epjax.network import Params
 from epjax.network.precision import Precision, at_precision, check_precision, product
+from epjax.shapes import Array, Bool, Inexact
 from epjax.systems.chain import Chain
 
 
@@ -90,31 +90,31 @@ class Resistive(Chain):
                 nearest = "project(params) has the nearest that are"
                 raise ValueError(f"conductances must not be negative, got {least:g} in layer {k}: {nearest}")
 
-    def embed(self, k: int, s: Array) -> Array:
+    def embed(self, k: int, s: Inexact[Array, "..."]) -> Inexact[Array, " features"]:
         """The input as (gain x, - gain x); voltages as they are."""
         if k:
             return s
         flat = self.input_gain * s.ravel()
         return jnp.concatenate([flat, -flat])
 
-    def drive(self, theta_k: Any, k: int, *psi: Array) -> Array:
+    def drive(self, theta_k: Any, k: int, *psi: Inexact[Array, "..."]) -> Inexact[Array, " features"]:
         """r^(k-L) (A_k g^T v + b)."""
         (v,) = psi
         current = at_precision(self.precision, product, v, theta_k["conductance"])
         return self.weight(k) * (self.voltage_gain(k) * current + theta_k["bias"])
 
-    def scale(self, params: Params, k: int) -> Array:
+    def scale(self, params: Params, k: int) -> Inexact[Array, " features"]:
         """r^(k-L) den_k."""
         den = self.weight(k) * params[k - 1]["conductance"].sum(axis=0)
         if k < len(self):
             den += self.weight(k + 1) * self.amplifier**2 * params[k]["conductance"].sum(axis=1)
         return den
 
-    def constant(self, params: Params, psi_0: Array) -> Array:
+    def constant(self, params: Params, psi_0: Inexact[Array, " features"]) -> Inexact[Array, ""]:
         """1/2 sum_ij g^1_ij (gain x_i)^2, the resistors' share of the input."""
         return 0.5 * self.weight(1) * jnp.sum(psi_0 * psi_0 * params[0]["conductance"].sum(axis=1))
 
-    def bounds(self, k: int, dtype: Any) -> tuple[Array, Array]:
+    def bounds(self, k: int, dtype: Any) -> tuple[Inexact[Array, " features"], Inexact[Array, " features"]]:
         """The first half of the hidden units in [0, inf), the others in (-inf, 0]; outputs without bounds."""
         n = self.sizes[k - 1]
         if k == len(self):
@@ -122,12 +122,20 @@ class Resistive(Chain):
         positive = jnp.arange(n) < n - n // 2
         return jnp.where(positive, 0.0, -jnp.inf).astype(dtype), jnp.where(positive, jnp.inf, 0.0).astype(dtype)
 
-    def respond(self, k: int, z: Array, scale: Array | None) -> Array:
+    def respond(
+        self, k: int, z: Inexact[Array, " features"], scale: Inexact[Array, " features"] | None
+    ) -> Inexact[Array, " features"]:
         """clip(z / den)."""
         assert scale is not None
         return jnp.clip(z / scale, *self.bounds(k, z.dtype))
 
-    def respond_difference(self, k: int, z: Array, dz: Array, scale: Array | None) -> Array:
+    def respond_difference(
+        self,
+        k: int,
+        z: Inexact[Array, " features"],
+        dz: Inexact[Array, " features"],
+        scale: Inexact[Array, " features"] | None,
+    ) -> Inexact[Array, " features"]:
         """clip(dz / den + (z / den - p), lo - p, hi - p), p = clip(z / den)."""
         assert scale is not None
         lo, hi = self.bounds(k, z.dtype)
@@ -135,12 +143,19 @@ class Resistive(Chain):
         p = jnp.clip(u, lo, hi)
         return jnp.clip(dz / scale + (u - p), lo - p, hi - p)
 
-    def inside(self, k: int, s: Array) -> Array:
+    def inside(self, k: int, s: Inexact[Array, " features"]) -> Bool[Array, " features"]:
         """A diode that does not conduct lets its node move."""
         lo, hi = self.bounds(k, s.dtype)
         return (s > lo) & (s < hi)
 
-    def towards(self, k: int, old: Array, new: Array, w: Array, at: Array | None = None) -> Array:
+    def towards(
+        self,
+        k: int,
+        old: Inexact[Array, " features"],
+        new: Inexact[Array, " features"],
+        w: Inexact[Array, ""],
+        at: Inexact[Array, " features"] | None = None,
+    ) -> Inexact[Array, " features"]:
         """Straight, then into the range."""
         lo, hi = self.bounds(k, old.dtype)
         moved = old + w * (new - old)
