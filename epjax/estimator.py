@@ -28,6 +28,10 @@ from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
 
 Phases = Literal["together", "sequential"]
 
+USUAL_BETA: dict[Errors, float] = {"carried": 5e-4, "recomputed": 0.05}
+"""beta where none is asked for: carried errors are nearer to the gradient the smaller it is, at the same cost, while
+errors recomputed as differences of float32 states drown in rounding; 0.05 is the paper's."""
+
 
 def value_and_grad(
     net: Network | System,
@@ -36,7 +40,7 @@ def value_and_grad(
     scheme: str | Scheme = "centered",
     points: int = 1,
     perturbation: str | MakePerturbation = "nudge",
-    beta: float | Inexact[Array, ""] | Inexact[Array, " batch"] = 0.05,
+    beta: float | Inexact[Array, ""] | Inexact[Array, " batch"] | None = None,
     equilibration: Any = None,
     free: Any = None,
     errors: Errors = "carried",
@@ -48,8 +52,8 @@ def value_and_grad(
 
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. A `Network` is taken
     as a predictive coding network. `beta` is a number or an array, traced or not: one strength for all examples or
-    one for each. `key` is used by the random scheme only and may be None otherwise; keys [B] draw each
-    example's sign from its own.
+    one for each; None is `USUAL_BETA`, 5e-4 with carried errors and 0.05 with recomputed ones. `key` is used by the
+    random scheme only and may be None otherwise; keys [B] draw each example's sign from its own.
 
     * `cost`, `scheme`, `perturbation` and `equilibration` are names, or objects: any function of one example's output
       and target, a `Scheme`, a `Nudge` or `Clamp` or the like, a `Sweep(1)` (the default for a network).
@@ -70,6 +74,7 @@ def value_and_grad(
     for name, value, allowed in (("errors", errors, get_args(Errors)), ("phases", phases, get_args(Phases))):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    beta = USUAL_BETA[errors] if beta is None else beta
     _check_beta(beta)
     _check_argnums(argnums)
     if isinstance(net, Network):

@@ -155,6 +155,8 @@ def as_the_paper_has_it(name, place):
         return 40.0 if place["K"] >= 4 and 2e-4 <= place["beta"] <= 0.1 else 80.0
     if name == "traversal":
         return {"sync": 80.0}.get(place["method"], 40.0 + 10 * (place.get("alpha", 1) < 1))
+    if name == "demo":
+        return 20.0 + 0.1 * place["seed"]
     if name == "update":
         return 90.0 if place["update"] == "pgd" and place["K"] <= 5 else 40.0
     return 40.0 + 0.1 * place.get("seed", 0)

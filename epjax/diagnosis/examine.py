@@ -28,7 +28,7 @@ from epjax.checks import check_batch
 from epjax.cost import Cost, as_cost, cross_entropy
 from epjax.diagnosis.report import WHOLE, WORST, Diagnosis, FreeReport, LayerReport, Verdict
 from epjax.diagnosis.susceptibility import largest
-from epjax.estimator import exact_value_and_grad, value_and_grad
+from epjax.estimator import USUAL_BETA, exact_value_and_grad, value_and_grad
 from epjax.network import Network, Params
 from epjax.scheme import as_scheme
 from epjax.systems import Relax, System, as_equilibration, as_system
@@ -67,13 +67,14 @@ def diagnoser(
     net: Network | System,
     *,
     cost: Cost | str = cross_entropy,
-    beta: float = 0.05,
+    beta: float | None = None,
     equilibration: Any = None,
     free: Any = None,
     **options: Any,
 ) -> Diagnose:
     """`diagnose` as a function (params, x, y, key) whose programs are compiled once; options of `value_and_grad`."""
     system, cost = as_system(net), as_cost(cost)
+    beta = USUAL_BETA[options.get("errors", "carried")] if beta is None else beta
     method = _method(system, beta, equilibration, options)
     usual = system.default_free() if free is None else free
     value_and_grad(net, cost, beta=beta, equilibration=method, free=usual, **options)  # refuses a wrong option now

@@ -31,7 +31,7 @@ from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
 
 PAPER = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip")
-FIGURES = (*PAPER, "defaults", "systems")
+FIGURES = (*PAPER, "defaults", "demo", "systems")
 DATA = "EPJAX_SHARED_DATA"
 
 
@@ -40,7 +40,7 @@ class Options:
     """Run the missing cells of one of the paper's figures, then draw it."""
 
     figure: tyro.conf.Positional[str]
-    """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip, defaults, systems."""
+    """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip, defaults, demo, systems."""
     minutes: float | None = None
     """Start no run that would end later than this. Default: run them all, within 90 minutes on two cores."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(
