@@ -23,7 +23,7 @@ from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
 from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import as_equilibration, as_system
-from epjax.systems.solution import Errors, Solution
+from epjax.systems.solution import Errors, Solution, displacement
 from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
 
 Phases = Literal["together", "sequential"]
@@ -91,6 +91,7 @@ def value_and_grad(
         def phase(beta: Inexact[Array, ""]) -> Solution:
             perturbation = perturb(cost, at_rest.output, y, beta)
             found = system.nudged(params, at_rest, perturbation, method, errors)
+            found = replace(found, displacement=displacement(at_rest.states, found))
             if perturbation.at_once:  # it is where it is held, whatever the system
                 return found
             force = jnp.linalg.norm(perturbation.direction(at_rest.output).ravel())

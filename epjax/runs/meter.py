@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 NAMES = ("cost", "top1_error", "top5_error")
-WORST = ("residual", "free_residual")
+MEASURED = ("gradient_norm",)
+"""Means too, where a step measured them."""
+WORST = ("residual", "free_residual", "displacement", "silent_layers")
 """Of a window the largest counts."""
 
 
@@ -31,6 +33,9 @@ class Meter:
             self.sums["steps"] += 1
             for name in NAMES:
                 self.sums[name] += float(metrics[name])
+            for name in MEASURED:
+                if name in metrics:
+                    self.sums[name] = self.sums.get(name, 0.0) + float(metrics[name])
             for name in WORST:
                 if name in metrics:
                     self.sums[name] = max(self.sums.get(name, 0.0), float(metrics[name]))
@@ -63,6 +68,7 @@ class Meter:
             "images_per_second": rate,
             "waiting": round(self.waiting, 4),
         }
+        means |= {name: self.sums[name] / steps for name in MEASURED if name in self.sums}
         means |= {name: self.sums[name] for name in WORST if name in self.sums}
         self.sums = dict.fromkeys(("steps", *NAMES), 0.0)
         self._timed_steps, self._elapsed, self._waited = 0, 0.0, 0.0

@@ -15,6 +15,7 @@ from epjax.data import BadImage, Batches, LostWorker, Prefetch, eval_batches, pr
 from epjax.diagnosis.examine import Diagnose, attempt
 from epjax.network import Params
 from epjax.runs import machine
+from epjax.runs.alarm import Alarms, guessing
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
@@ -131,6 +132,8 @@ class Trainer:
         self.put = sharding.put_batch(self.mesh)
         self.pending: Pending | None = None
         self.pace = Pace()
+        beta = config.gradient.beta if config.gradient.algorithm == "ep" else None
+        self.alarms = Alarms(beta, guessing(config.gradient.cost, len(task.dataset.classes)))
         self.left_out: set[str] = set()
 
     def _make_step(self, normalise: Normalise) -> Step:
@@ -271,6 +274,8 @@ class Trainer:
         self._tell_if_slow(step)
         if not what:
             self.reporter.update(self._status(step, values))
+            for alarm in self.alarms.see(step, values):
+                self.console.print(alarm, soft_wrap=True)
         if step % self.plan.log == 0 and self.meter.sums["steps"]:
             line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
             rate_used = float(f"{float(self.rate(step - 1)):.6g}")

@@ -16,7 +16,10 @@ Errors = Literal["carried", "recomputed"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["h", "errors", "iterations", "residual", "converged", "energies", "changes", "susceptibility"],
+    data_fields=[
+        *("h", "errors", "iterations", "residual", "converged", "energies", "changes"),
+        *("susceptibility", "displacement"),
+    ],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Solution:
         changes      the largest change of every iteration relative to ||eps_k||, the residual met by its updates
         susceptibility  ||o^beta - o^0|| / (beta ||dC/do||) of the output o; None where it is clamped. Times beta it
                      says how large the bias is, and how near a negative phase is to its end
+        displacement [L] ||eps_k|| / max(||h_k||, ||eps_k||), at most 1: EP wants it small. Of a system that settles the
+                     displacement d_k stands for the error
     """
 
     h: States | None
@@ -45,6 +50,7 @@ class Solution:
     energies: Array | None
     changes: Array | None = None
     susceptibility: Array | None = None
+    displacement: Array | None = None
 
 
 def check_options(iterations: int, tolerance: float | None, unroll: int, name: str) -> None:
@@ -66,6 +72,19 @@ def check_tolerance(tolerance: float | None, dtype: jnp.dtype) -> None:
             f"the equilibration will run to its maximum",
             stacklevel=3,
         )
+
+
+def displacement(free: States, found: Solution) -> Array:
+    """[L]: what errors (or displacements) are of the states of one example, by layer."""
+    assert found.h is not None
+    measured = (h - s for h, s in zip(found.h, free, strict=True))
+    errors = measured if found.errors is None else found.errors
+
+    def share(eps: Array, s: Array) -> Array:
+        eps, s = jnp.linalg.norm(jnp.abs(eps).ravel()), jnp.linalg.norm(jnp.abs(s).ravel())
+        return eps / jnp.maximum(jnp.maximum(eps, s), jnp.finfo(s.dtype).tiny)
+
+    return jnp.stack([share(eps, s) for eps, s in zip(errors, free, strict=True)])
 
 
 def relative(r: Array, eps: Array) -> Array:

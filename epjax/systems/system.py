@@ -29,9 +29,9 @@ from epjax.systems.solution import Errors, Solution
 class Aux:
     """What comes beside the cost: the free output [B, classes] and how the phases went.
 
-    `solution` has iterations, residual, converged [B, P] and energies [B, P, K + 1] for P nudged phases (positive beta
-    first), without the states; None for an exact gradient. `free` has the same [B] of a free phase that was iterated;
-    None where it is a forward pass.
+    `solution` has iterations, residual, converged [B, P], displacement [B, P, L] and energies [B, P, K + 1] for P
+    nudged phases (positive beta first), without the states; None for an exact gradient. `free` has the same [B] of a
+    free phase that was iterated; None where it is a forward pass.
     """
 
     output: Inexact[Array, "batch classes"]

@@ -19,6 +19,7 @@ from epjax.pc.incremental import Update
 from epjax.shapes import Array, Bool, Float, Int, Shaped
 from epjax.systems.system import ValueAndGrad
 from epjax.training.evaluation import Batch, rank_of_label
+from epjax.training.vitals import Facts, of_displacement, of_gradient
 
 
 @jax.tree_util.register_dataclass
@@ -76,9 +77,11 @@ def train_step(
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
     draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of
     this batch, at the parameters before the update), `residual` where the equilibration measured it (the worst of all
-    examples and phases), `free_residual` where the free phase was iterated (the worst example), and `finite`: whether
-    cost, residuals and every number of the gradient were. Where they were not, parameters and momentum stay as they
-    were. `project` is a system's: it comes after the optimiser.
+    examples and phases), `free_residual` where the free phase was iterated (the worst example), `displacement` of the
+    layer where errors are largest beside states (mean of the batch, the stronger phase) and `displaced_layer`, its
+    number from 1, where there are nudged phases, `gradient_norm`, `silent_layers`, whose gradient is exactly zero, and
+    `finite`: whether cost, residuals and every number of the gradient were. Where they were not, parameters and
+    momentum stay as they were. `project` is a system's: it comes after the optimiser.
     """
 
     def one_update(params: Params, opt_state: Any, x: jax.Array, y: jax.Array, keys: jax.Array) -> Any:
@@ -86,7 +89,7 @@ def train_step(
         updates, opt_state = optimiser.update(grads, opt_state, params)
         return (cost, aux), grads, project(optax.apply_updates(params, updates)), opt_state
 
-    return _compiled(one_update, normalise, seed)
+    return _compiled(one_update, normalise, seed, of_gradient)
 
 
 def incremental_train_step(update: Update, normalise: Callable[[jax.Array], jax.Array]) -> Step:
@@ -103,10 +106,15 @@ def incremental_train_step(update: Update, normalise: Callable[[jax.Array], jax.
     return _compiled(all_updates, normalise, seed=0)
 
 
-def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.Array], seed: int) -> Step:
+def _compiled(
+    update: Callable[..., Any],
+    normalise: Callable[[jax.Array], jax.Array],
+    seed: int,
+    facts: Callable[[Params], Facts] = lambda watched: {},
+) -> Step:
     """The step around ``((cost, aux), watched, params, opt_state) = update(params, opt_state, x, y, keys)``.
 
-    What is watched must be finite.
+    What is watched must be finite, and metrics are made of it by `facts`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Shaped[Array, ""]]]:
@@ -126,7 +134,11 @@ def _compiled(update: Callable[..., Any], normalise: Callable[[jax.Array], jax.A
             "top5_error": jnp.mean(rank >= 5, dtype=jnp.float32),
             "finite": finite,
             **worst,
+            **facts(watched),
         }
+        share = getattr(aux.solution, "displacement", None)
+        if share is not None:
+            metrics |= of_displacement(share)
         return _keep_if(finite, new, state), metrics
 
     return jax.jit(step, donate_argnums=0)
