@@ -80,7 +80,7 @@ def numbers(case):
     params = jax.tree.map(lambda v: v.astype(jnp.float64), params)
     x = jax.random.normal(jax.random.key(4), (3, *shape), jnp.float64)
     y = jnp.arange(3) % classes
-    ep = epjax.value_and_grad(net, getattr(epjax.cost, cost), **given)
+    ep = epjax.value_and_grad(net, getattr(epjax.cost, cost), **{"beta": 0.05} | given)
     with jax.numpy_dtype_promotion("standard"):  # flax's attention mixes float32 and float64
         (value, aux), grads = jax.jit(ep)(params, x, y, jax.random.key(5))
     found = {"cost": [float(value), float(jnp.sum(aux.output))]}

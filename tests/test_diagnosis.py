@@ -173,3 +173,15 @@ def test_routes_of_the_library_s_pooling():
     f = partial(drive.apply, params)
     assert crossed(f, h, h) == 0
     assert crossed(f, h, -h) > 4
+
+
+@pytest.mark.parametrize(("beta", "stays"), [(1e-4, False), (0.05, True)])
+def test_sweeps_in_a_cycle_are_told_of(beta, stays):
+    """Of a good gradient too: at a large beta ReLUs flip at every sweep, and the residual stays where it is."""
+    net = epjax.models.vgg5(10, width=1 / 32, gain=2.0)
+    x = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
+    params, y = net.init(jax.random.key(0), (32, 32, 1)), jnp.arange(4)
+    report = epjax.diagnose(net, params, x, y, beta=beta, equilibration=epjax.Sweep(12))
+    assert report.verdict == "good"
+    assert ("the residual stays at" in report.advice) is stays
+    assert (report.residuals[-1] > 0.05) is stays

@@ -238,7 +238,9 @@ def _judge(report: Diagnosis, distance: float, trials: _Trials, strongest: float
     """Verdict and advice; `strongest` is the strength of the strongest negative phase, in units of beta."""
     where = f"cosine {report.cosine:.4f}, worst layer {report.worst} at {report.worst_cosine:.4f}"
     if np.isfinite(distance) and report.cosine >= WHOLE and report.worst_cosine >= WORST:
-        return "good", f"the gradient points where {report.reference} does ({where})"
+        stalled = f"; the residual stays at {report.residuals[-1]:.2g}, for units flip at kinks"
+        stays = stalled if _stalls(report) else ""
+        return "good", f"the gradient points where {report.reference} does ({where}){stays}"
     weaker = partial(trials.distance, report.beta / 10, trials.method, trials.free)
     if strongest * report.q >= 1 and np.isfinite(min(distance, weaker())):
         below = f"use a beta below {1 / (strongest * report.softness):.2g}, or scheme='forward'"
@@ -259,6 +261,16 @@ def _judge(report: Diagnosis, distance: float, trials: _Trials, strongest: float
     if not nearer < 0.8 * distance:  # nothing helps
         verdict, advice = "not settled", tried["not settled"][1]
     return verdict, f"{advice} ({where})"
+
+
+STALLED = 0.05
+"""Residual from which on it matters that it stays."""
+
+
+def _stalls(report: Diagnosis) -> bool:
+    """Whether the second half of at least four iterations came no nearer: a cycle, in which units cross a kink."""
+    found = report.residuals
+    return len(found) > 4 and found[-1] > STALLED and found[-1] > 0.5 * found[len(found) // 2]
 
 
 def _more(method: Any, L: int) -> Any:
