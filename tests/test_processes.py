@@ -24,7 +24,7 @@ from epjax.runs import command
 from epjax.runs.config import shared
 from epjax.runs.trained import load
 from epjax.training import processes
-from epjax.training.rendezvous import meet
+from epjax.training.rendezvous import Waiting, meet
 from experiments import vgg5
 
 
@@ -82,6 +82,19 @@ def test_more_processes_than_announced_are_sent_away_and_the_others_go_on():
     assert [failure for _, failure in outcome if failure] == [
         "process_id 1 is taken: more processes were started than the 3 announced, or one was twice"
     ]
+
+
+def test_who_waits_says_for_whom(capsys, monkeypatch):
+    monkeypatch.setattr(Waiting.__init__, "__defaults__", (0.1, 0.2))
+    meeting = Meeting(of=3)
+    for number in (0, 2):
+        meeting.come(number)
+    time.sleep(0.6)
+    meeting.come(1)
+    assert meeting.end() == [(0, None), (1, None), (2, None)]
+    told = capsys.readouterr().err.splitlines()
+    assert told.count(f"process 0 waits at {meeting.address}: 2 of 3 have come, not yet 1") >= 2
+    assert f"process 2 of 3 waits for process 0 at {meeting.address} and the others" in told
 
 
 def test_processes_that_do_not_meet_are_told_why():
@@ -157,6 +170,11 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_
         (SLURM, False),  # the batch script itself, outside srun
         ({**SLURM, "SLURM_STEP_NODELIST": "node[1-4]"}, True),
         ({**SLURM, "SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}, False),
+        # an interactive shell in an allocation of four tasks
+        ({**SLURM, "SLURM_STEP_NODELIST": "node1", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({**SLURM, "SLURM_STEP_NODELIST": "node[1-4]", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, False),  # mpirun: jax is not asked
+        ({"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "node1"}, False),  # torchrun's
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # a notebook in a cluster
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import jax
 
-from epjax.training.rendezvous import meet
+from epjax.training.rendezvous import Waiting, meet
 
 T = TypeVar("T")
 
@@ -60,14 +60,16 @@ def start(
         only = " and ".join(f"{name} {value}" for name, value in told.items())
         raise ValueError(f"coordinator, num_processes and process_id go together, but only {only} is given")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    announced = "waiting for the other processes that the launcher announces; --num-processes 1 runs this one alone"
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            cluster_detection_method="deactivate" if told else None,
-            initialization_timeout=max(1, round(patience)),
-        )
+        with Waiting(lambda: announced):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                cluster_detection_method="deactivate" if told else None,
+                initialization_timeout=max(1, round(patience)),
+            )
     except (RuntimeError, ValueError) as error:
         raise OSError(f"the processes that the launcher announces cannot be joined: {error}") from error
     _watch()
@@ -86,7 +88,9 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
 def _launched_with_others() -> bool:
     """Whether the environment is that of a launcher which starts several processes."""
     env = os.environ
-    slurm = {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= env.keys() and int(env.get("SLURM_NTASKS", "1")) > 1
+    # Of the step, not of the allocation: in an interactive shell the allocation's tasks are not started.
+    tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or "1"
+    slurm = {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= env.keys() and tasks.isdigit() and int(tasks) > 1
     kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= env.keys()
     # jax notes these two when it is imported: it found a TPU, which has neighbours that its metadata names.
     tpu = env.get("TPU_ML_PLATFORM") == "JAX" and "TPU_SKIP_MDS_QUERY" not in env

@@ -7,11 +7,38 @@ answers all when all have come, or says why not.
 
 import json
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 _RETRY_EVERY, _LINE_WITHIN, _GRACE = 0.2, 5.0, 10.0
+_FIRST_WORD, _WORD_EVERY = 4.0, 15.0
+
+
+class Waiting:
+    """A context that says on the standard error what is waited for, after 4 seconds and every 15 from then on."""
+
+    def __init__(self, words: Callable[[], str], first: float = _FIRST_WORD, every: float = _WORD_EVERY) -> None:
+        self._words, self._first, self._every = words, first, every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._say, daemon=True, name="waiting")
+
+    def _say(self) -> None:
+        pause = self._first
+        while not self._over.wait(pause):
+            print(self._words(), file=sys.stderr, flush=True)
+            pause = self._every
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def meet(coordinator: str, num_processes: int, process_id: int, patience: float) -> None:
@@ -42,7 +69,12 @@ def _await_others(coordinator: str, port: int, num_processes: int, deadline: flo
         raise OSError(f"coordinator {coordinator} cannot be opened by process 0: {error.strerror}") from error
     came: dict[int, socket.socket] = {}
     failure = None
-    with server:
+
+    def words() -> str:
+        missing = ", ".join(str(number) for number in range(1, num_processes) if number not in came)
+        return f"process 0 waits at {coordinator}: {len(came) + 1} of {num_processes} have come, not yet {missing}"
+
+    with server, Waiting(words):
         while len(came) < num_processes - 1 and failure is None:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
@@ -77,6 +109,12 @@ def _admit(peer: socket.socket, hello: Any, num_processes: int, came: dict[int, 
 
 def _report(coordinator: str, address: tuple[str, int], num_processes: int, process_id: int, deadline: float) -> Any:
     """What the others do: say who they are, again until somebody listens, and give the answer of process 0."""
+    words = f"process {process_id} of {num_processes} waits for process 0 at {coordinator} and the others"
+    with Waiting(lambda: words):
+        return _say_hello(coordinator, address, num_processes, process_id, deadline)
+
+
+def _say_hello(coordinator: str, address: tuple[str, int], num_processes: int, process_id: int, deadline: float) -> Any:
     while True:
         try:
             with socket.create_connection(address, timeout=max(0.01, deadline - time.monotonic())) as peer:
