@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from epjax.cost import COSTS, Cost, check_labels, cross_entropy
+from epjax.cost import COSTS, Cost, binary_cross_entropy, check_labels, cross_entropy
 from epjax.network import Network, Params
 from epjax.network.arguments import check_example
 from epjax.shapes import is_known
@@ -36,9 +36,9 @@ def warn_of_projection(net: Network, cost: Cost) -> None:
     An output that is projected, as by a ReLU, cannot follow the cost below its range: units at rest learn nothing.
     """
     last = net.activation(len(net))
-    if cost is cross_entropy and last.projects and net.first_time("projected output"):
+    if cost in (cross_entropy, binary_cross_entropy) and last.projects and net.first_time("projected output"):
         warnings.warn(
-            f"the output layer has activation {last.name!r}, which clips the logits of cross_entropy: "
+            f"the output layer has activation {last.name!r}, which clips the logits of {cost.__name__}: "
             f"use 'identity' for the last layer",
             stacklevel=3,
         )
@@ -71,10 +71,9 @@ def check_batch(
         _check_key(key, x.shape[0])
     known = cost in COSTS.values()
     if known or clamped:
-        if len(output.shape) != 1:
-            what = f"the last layer gives {output.shape}"
-            raise ValueError(f"the output must be one number a class, [classes], but {what}: flatten or pool it")
-        check_labels(cost, y, output.shape[0])
+        if not output.shape:
+            raise ValueError("the output must have at least one axis, that of the classes, but is a single number")
+        check_labels(cost, y, output.shape)
     if not known:
         _check_cost(cost, output, y)
     return x, jnp.asarray(y)

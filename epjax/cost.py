@@ -1,6 +1,7 @@
-"""Costs C(h_L, y) of ONE example's output state h_L [classes]; y is a class index or a vector of class weights.
+"""Costs C(h_L, y) of ONE example's output state h_L: class scores [classes], or of any shape [..., classes].
 
-Which of them it is, its shape decides (see `as_target`). A batch has y [B] or [B, classes].
+y is a class index, or one for each position, or a target of the output's shape: its shape decides (see `as_target`).
+A batch has one more axis in front.
 """
 
 from collections.abc import Callable
@@ -17,29 +18,37 @@ from epjax.shapes import Float, Inexact, Shaped, is_known
 Cost = Callable[[Array, Array], Array]
 
 
-def as_target(y: ArrayLike, num_classes: int, dtype: jnp.dtype) -> Array:
-    """y of one example as a vector [classes]: its shape says what it means, whatever its dtype.
+IGNORED = -1
+"""The label of a position that does not count, where an output has positions."""
 
-        []            a class index (a whole number of any dtype): one-hot, NaN where there is no such class
-        [classes]     class weights, themselves: soft labels, one-hot ones, a target
-        [1]           a class index, where there are more classes than one
+
+def as_target(y: ArrayLike, output: int | tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """y of one example as a target of the shape of its output, [classes] or [..., classes], whatever its dtype.
+
+        [..., classes]   itself: class weights, soft labels, one-hot ones, a target of any kind
+        [...]            a class index (a whole number of any dtype) for each position: one-hot, NaN where there is no
+                         such class; with positions, -1 is a position that does not count: all zero
+        [1]              a class index, where there are more classes than one and no positions
 
     Raises ValueError for another shape. NaN makes a cost that is not finite, which a training run notices.
     """
     y = jnp.asarray(y)
-    if y.shape == (num_classes,):
+    shape = (output,) if isinstance(output, int) else output
+    if y.shape == shape:
         return y.astype(dtype)
-    if y.shape not in ((), (1,)):
-        what = f"soft labels y must have shape ({num_classes},) an example, and a class index none"
-        raise ValueError(f"{what}, got {y.shape}")
-    label = y.reshape(())
+    *positions, num_classes = shape
+    if y.shape not in ((), (1,)) if not positions else y.shape != tuple(positions):
+        raise ValueError(f"y of an example must have shape {shape} or {tuple(positions)}, got {y.shape}")
+    label = y.reshape(positions)
     if jnp.issubdtype(label.dtype, jnp.floating):
         exists = (label >= 0) & (label < num_classes) & (label == jnp.floor(label))
     else:
         label = label.astype(jnp.int32) if label.dtype.itemsize < 4 else label  # int8 does not count to 1,000
         exists = (label >= 0) & (label < num_classes)
+    if positions and not jnp.issubdtype(label.dtype, jnp.unsignedinteger):
+        exists |= label == IGNORED
     one_hot = jax.nn.one_hot(label.astype(jnp.int32), num_classes, dtype=dtype)
-    return jnp.where(exists, one_hot, jnp.asarray(jnp.nan, dtype))
+    return jnp.where(exists[..., None], one_hot, jnp.asarray(jnp.nan, dtype))
 
 
 def smooth_labels(y: Shaped[ArrayLike, "..."], num_classes: int, amount: float) -> Float[Array, " classes"]:
@@ -52,14 +61,31 @@ def smooth_labels(y: Shaped[ArrayLike, "..."], num_classes: int, amount: float) 
     return (1 - amount) * as_target(y, num_classes, jnp.dtype(jnp.float32)) + amount / num_classes
 
 
-def cross_entropy(h_L: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
-    """C = - sum_c y_c log softmax(h_L)_c on the linear output."""
-    return -jnp.sum(as_target(y, _classes(h_L), h_L.dtype) * jax.nn.log_softmax(h_L))
+def cross_entropy(h_L: Inexact[Array, "..."], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
+    """C = - sum_c y_c log softmax(h_L)_c on the linear output; with positions, [..., classes], their mean.
+
+    Positions that do not count, labelled -1 or all of whose weights are zero, are left out of the mean.
+    """
+    target = as_target(y, _shape(h_L), h_L.dtype)
+    total = -jnp.sum(target * jax.nn.log_softmax(h_L))
+    if h_L.ndim == 1:
+        return total
+    count = jnp.sum(jnp.any(target != 0, axis=-1), dtype=h_L.real.dtype)
+    return total / jnp.maximum(count, 1)
 
 
-def squared_error(h_L: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
-    """C = 1/2 || h_L - y ||^2."""
-    d = h_L - as_target(y, _classes(h_L), h_L.dtype)
+def binary_cross_entropy(h_L: Inexact[Array, "..."], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
+    """C = - sum_c [y_c log sigmoid(h_c) + (1 - y_c) log sigmoid(- h_c)]: each output is a yes or no, y_c in [0, 1]."""
+    target = as_target(y, _shape(h_L), h_L.dtype)
+    return jnp.sum(jax.nn.softplus(h_L) - target * h_L)
+
+
+def squared_error(h_L: Inexact[Array, "..."], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
+    """C = 1/2 || h_L - y ||^2, y a target of the output's shape or a class index.
+
+    A position that does not count has a target of zero like any other: leave it out of the output.
+    """
+    d = h_L - as_target(y, _shape(h_L), h_L.dtype)
     return 0.5 * jnp.sum(d * d)
 
 
@@ -69,15 +95,15 @@ def log_phase(o: Inexact[Array, " classes"], y: Shaped[ArrayLike, "..."]) -> Ine
     It is - log((1 + e + cos(p - t pi / 2)) / (2 + e)) of phases p, whose force grows where a phase is wrong by pi
     (arXiv:2402.08579). Beyond [-1, 1] it is flat.
     """
-    t = 2 * as_target(y, _classes(o), o.dtype) - 1
+    t = 2 * as_target(y, _shape(o), o.dtype) - 1
     e = 0.01
     return -jnp.sum(jnp.log(jnp.maximum(1 + e + t * o, e) / (2 + e)))
 
 
-def _classes(h_L: Array) -> int:
-    if h_L.ndim != 1:
-        raise ValueError(f"the output must be one number a class, [classes], got shape {h_L.shape}: flatten or pool it")
-    return h_L.shape[0]
+def _shape(h_L: Array) -> tuple[int, ...]:
+    if h_L.ndim < 1:
+        raise ValueError("the output must have at least one axis, that of the classes, got a single number")
+    return h_L.shape
 
 
 def check_soft_labels(cost: Cost, y: Any) -> None:
@@ -90,30 +116,45 @@ def check_soft_labels(cost: Cost, y: Any) -> None:
     _check_sums(y)
 
 
-def check_labels(cost: Cost, y: Any, num_classes: int) -> None:
-    """Raises ValueError unless y [B, ...] holds class indices or class weights for a network of `num_classes` outputs.
+def check_labels(cost: Cost, y: Any, output: int | tuple[int, ...]) -> None:
+    """Raises ValueError unless y [B, ...] holds class indices, or targets, for outputs of one example of that shape.
 
     Shapes are always looked at, as `as_target` does; values where they are known: not inside `jax.jit`, where a label
     that is no class makes the cost NaN. Call it on a batch before a jitted step.
     """
-    if y.shape[1:] not in ((), (1,), (num_classes,)):
-        allowed = f"class indices [B] or class weights [B, {num_classes}]"
-        raise ValueError(f"y must be {allowed}, got {y.dtype} {list(y.shape)}")
+    shape = (output,) if isinstance(output, int) else tuple(output)
+    *positions, num_classes = shape
+    indices = ((), (1,)) if not positions else (tuple(positions),)
+    if y.shape[1:] not in (*indices, shape):
+        one, all_of = (f"[{', '.join(map(str, ('B', *axes)))}]" for axes in (positions, shape))
+        what = f"class weights {all_of}" if not positions else f"targets {all_of}"
+        raise ValueError(f"y must be class indices {one} or {what}, got {y.dtype} {list(y.shape)}")
     if not is_known(y):
         return
-    if y.shape[1:] == (num_classes,):
-        if cost is cross_entropy:
-            _check_sums(y)
-        return _refuse(y, ~np.isfinite(np.asarray(y, np.float64)), "y must be finite")
+    if y.shape[1:] == shape:
+        return _check_targets(cost, y, bool(positions))
     values = np.asarray(y, np.float64)
     wrong = ~((values >= 0) & (values < num_classes) & (values == np.floor(values)))
-    _refuse(y, wrong, f"y must hold class indices 0..{num_classes - 1}, whole numbers")
+    ignored = f", or {IGNORED} for a position that does not count" if positions else ""
+    if positions:
+        wrong &= values != IGNORED
+    _refuse(y, wrong, f"y must hold class indices 0..{num_classes - 1}, whole numbers{ignored}")
 
 
-def _check_sums(y: Any) -> None:
+def _check_targets(cost: Cost, y: Any, positions: bool) -> None:
+    if cost is cross_entropy:
+        return _check_sums(y, positions)
+    values = np.asarray(y, np.float64)
+    if cost is binary_cross_entropy:
+        return _refuse(y, ~((values >= 0) & (values <= 1)), "y must lie in [0, 1] for binary_cross_entropy")
+    return _refuse(y, ~np.isfinite(values), "y must be finite")
+
+
+def _check_sums(y: Any, positions: bool = False) -> None:
     sums = np.asarray(y, np.float64).sum(axis=-1)
     rounding = float(jnp.finfo(y.dtype).eps) if jnp.issubdtype(y.dtype, jnp.floating) else 0.0
-    wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * rounding))
+    left_out = positions & np.all(np.asarray(y) == 0, axis=-1)
+    wrong = np.argwhere(~(np.abs(sums - 1) <= 1e-3 + 4 * rounding) & ~left_out)
     if wrong.size:
         place = tuple(int(i) for i in wrong[0])
         where = f"y[{', '.join(map(str, place))}]" if place else "y"
@@ -129,6 +170,7 @@ def _refuse(y: Any, wrong: np.ndarray, sentence: str) -> None:
 COSTS: dict[str, Cost] = {
     "cross_entropy": cross_entropy,
     "squared_error": squared_error,
+    "binary_cross_entropy": binary_cross_entropy,
     "log_phase": log_phase,
 }
 """By name."""

@@ -27,11 +27,11 @@ class Perturbation(Protocol):
         """Whether the output error is there before the first iteration."""
         ...
 
-    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L / beta."""
         ...
 
-    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L at the output state h_L, in the place of a top-down signal."""
         ...
 
@@ -39,7 +39,7 @@ class Perturbation(Protocol):
         """eps_L after a full update."""
         ...
 
-    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+    def cost_term(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, ""]:
         """What F adds to E."""
         ...
 
@@ -53,11 +53,11 @@ class Nudge:
     beta: Array
     at_once: bool = False
 
-    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """-dC/dh_L at h_L [classes]."""
         return -jax.grad(self.cost, holomorphic=jnp.iscomplexobj(h_L))(h_L, self.y)
 
-    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L = -beta dC/dh_L at h_L [classes]."""
         return self.beta * self.direction(h_L)
 
@@ -65,7 +65,7 @@ class Nudge:
         """eps_L as at any layer, with T_L for its top-down signal."""
         return activation.error(a_L, T_L, update)
 
-    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+    def cost_term(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, ""]:
         """Beta C(h_L, y)."""
         return self.beta * self.cost(h_L, self.y)
 
@@ -79,12 +79,12 @@ class Clamp:
     beta: Array
     at_once: bool = True
 
-    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """y - h_L^free, whatever h_L."""
         del h_L
         return self.target - self.free_output
 
-    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L = beta (y - h_L^free), whatever h_L."""
         return self.beta * self.direction(h_L)
 
@@ -93,7 +93,7 @@ class Clamp:
         del update
         return T_L - (activation(a_L) - self.free_output)
 
-    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+    def cost_term(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, ""]:
         """0: the output is held, not pulled."""
         return 0.0 * h_L[0]
 
@@ -118,11 +118,11 @@ class Weighed:
         """As it was."""
         return self.inner.at_once
 
-    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L / beta."""
         return self.inner.direction(h_L)
 
-    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L, of a nudge divided by pi_L."""
         return self.beta * self.inner.direction(h_L)
 
@@ -130,7 +130,7 @@ class Weighed:
         """As it was."""
         return self.inner.error(activation, a_L, T_L, update)
 
-    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+    def cost_term(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, ""]:
         """As it was: beta C, whatever pi_L."""
         return self.inner.cost_term(h_L)
 
@@ -146,7 +146,7 @@ def _nudge(cost: Cost, output: Array, y: Array, beta: Array) -> Nudge:
 
 def _clamp(cost: Cost, output: Array, y: Array, beta: Array) -> Clamp:
     del cost
-    return Clamp(as_target(y, output.shape[0], output.dtype), output, beta)
+    return Clamp(as_target(y, output.shape, output.dtype), output, beta)
 
 
 PERTURBATIONS: Mapping[str, MakePerturbation] = {"nudge": _nudge, "clamp": _clamp}

@@ -168,8 +168,7 @@ def test_bad_arguments_are_one_sentence(entry, params, x, y, sentence):
             lambda: epjax.value_and_grad(epjax.from_flax([nn.Conv(3, (3, 3))]), CE)(
                 ({"kernel": jnp.ones((3, 3, 1, 3)), "bias": jnp.zeros(3)},), jnp.ones((6, 4, 4, 1)), Y, None
             ),
-            r"the output must be one number a class, \[classes\], but the last layer gives \(4, 4, 3\): "
-            r"flatten or pool it",
+            r"y must be class indices \[B, 4, 4\] or targets \[B, 4, 4, 3\], got int32 \[6\]",
         ),
     ],
 )

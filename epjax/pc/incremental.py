@@ -64,7 +64,7 @@ def incremental_update(
         x, y = check_batch(system, cost, params, x, y)
         free = jax.vmap(lambda x: network.forward(params, x))(x)
         output = free[-1]
-        held = jax.vmap(lambda y: as_target(y, output.shape[1], output.dtype))(y)
+        held = jax.vmap(lambda y: as_target(y, output.shape[1:], output.dtype))(y)
         Carry = tuple[Params, Any, States]
 
         def step(_: Any, carry: Carry) -> Carry:

@@ -34,7 +34,7 @@ class Aux:
     free phase that was iterated; None where it is a forward pass.
     """
 
-    output: Inexact[Array, "batch classes"]
+    output: Inexact[Array, "batch ..."]
     solution: Solution | None
     free: Solution | None = None
 
@@ -61,7 +61,7 @@ class Free(Protocol):
     """A free phase of one example."""
 
     @property
-    def output(self) -> Inexact[Array, " classes"]:
+    def output(self) -> Inexact[Array, "*output"]:
         """What the cost sees."""
         ...
 
@@ -123,11 +123,11 @@ class System(Protocol):
         """The nudged state of one example, from its free phase."""
         ...
 
-    def moved(self, free: Any, nudged: Solution) -> Inexact[Array, " classes"]:
+    def moved(self, free: Any, nudged: Solution) -> Inexact[Array, "*output"]:
         """o^beta - o^0, by how much the output has moved."""
         ...
 
-    def answer(self, params: Params, free: Any, force: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def answer(self, params: Params, free: Any, force: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """chi force: by how much the output moves under a force on it, to first order in the force."""
         ...
 
