@@ -23,7 +23,10 @@ BETA = 0.05
 
 @dataclass(frozen=True)
 class Method:
-    """An EP estimator. Its name is `sweep1/centered`, `async10/random`; what is not the default is appended."""
+    """An EP estimator. Its name is `sweep1/centered`, `async10/random`; what is not the default is appended.
+
+    `shared` False: the phases of a sweep share nothing.
+    """
 
     traversal: Literal["sweep", "async"] = "sweep"
     iterations: int = 1
@@ -33,6 +36,7 @@ class Method:
     phases: Phases = "together"
     skip_unreached: bool = True
     update: Update = "mod_pgd"
+    shared: bool = True
 
     @property
     def name(self) -> str:
@@ -42,13 +46,15 @@ class Method:
             "in sequence" if self.phases == "sequential" else "",
             "" if self.skip_unreached else "all layers",
             self.update if self.update != "mod_pgd" else "",
+            "" if self.shared else "nothing shared",
         ]
         return "/".join([f"{self.traversal}{self.iterations}", self.scheme, *filter(None, extras)])
 
     def equilibration(self, **options: Any) -> epjax.Sweep | epjax.Async:
         """The traversal; `options` go to it."""
         if self.traversal == "sweep":
-            return epjax.Sweep(self.iterations, **{"update": self.update, **options})
+            sharing = {} if self.shared else {"signals": "own", "products": "own"}
+            return epjax.Sweep(self.iterations, **{"update": self.update, **sharing, **options})
         options = {"update": self.update, "skip_unreached": self.skip_unreached, **options}
         return epjax.Async(self.iterations, **options)
 
@@ -72,7 +78,17 @@ class Method:
 
     def row(self) -> Row:
         """Name and options, for a row."""
-        names = ("traversal", "scheme", "iterations", "precision", "errors", "phases", "skip_unreached", "update")
+        names = (
+            "traversal",
+            "scheme",
+            "iterations",
+            "precision",
+            "errors",
+            "phases",
+            "skip_unreached",
+            "update",
+            "shared",
+        )
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
 

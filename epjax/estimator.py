@@ -23,6 +23,7 @@ from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
 from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import as_equilibration, as_system
+from epjax.systems.sharing import settled
 from epjax.systems.solution import Errors, Solution, displacement
 from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
 
@@ -61,6 +62,7 @@ def value_and_grad(
       phases up to N beta strong, or by N + 1 in complex numbers, all of strength beta (see `epjax.scheme`).
     * `free` is how a system comes to its free state; None for a network, whose free phase is a forward pass.
     * `phases="sequential"` runs the phases one after the other, in less memory and with one more free phase each.
+      Together they may share work: `signals` and `products` of a `Sweep`.
     * `argnums` asks for the gradient for the input as well, or instead, had like that for the parameters.
     * With `keep_states` `aux.solution` holds the nudged states and errors, [B, P, ...].
 
@@ -80,7 +82,10 @@ def value_and_grad(
     if isinstance(net, Network):
         warn_of_projection(net, cost)
     method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
+    together = phases == "together" and not plan.is_complex
+    method = settled(method, len(plan.s), errors, together=together)
     system.check(plan, method, errors)
+    one_product = getattr(method, "products", "own") == "shared"
 
     def nudged(
         params: Params, x: Inexact[Array, "..."], y: Shaped[Array, "..."], betas: Inexact[Array, " phases"]
@@ -113,7 +118,8 @@ def value_and_grad(
 
         def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
             assert solution.h is not None
-            return system.contrast(params, x, states, solution.h, solution.errors, weights)
+            at_mean = {"mean": c} if one_product else {}
+            return system.contrast(params, x, states, solution.h, solution.errors, weights, **at_mean)
 
         grads = jax.grad(contrast, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
         return (output, settled), solution if keep_states else replace(solution, h=None, errors=None), grads

@@ -4,6 +4,7 @@ numbers a layer: norm and three projections on fixed directions. `python -m test
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -32,11 +33,12 @@ def networks():
 
 def options():
     """Name -> (network, cost, options of value_and_grad)."""
-    Sweep, Async, Sync = epjax.Sweep, epjax.Async, epjax.Sync
+    Async, Sync = epjax.Async, epjax.Sync
+    Sweep = partial(epjax.Sweep, signals="own", products="own")  # version 0.1 shared nothing
     cases = {}
     for scheme in ("centered", "forward", "backward", "random"):
-        cases[f"mlp {scheme}"] = ("mlp", "cross_entropy", {"scheme": scheme})
-    cases["mlp three points"] = ("mlp", "cross_entropy", {"points": 3})
+        cases[f"mlp {scheme}"] = ("mlp", "cross_entropy", {"scheme": scheme, "equilibration": Sweep(1)})
+    cases["mlp three points"] = ("mlp", "cross_entropy", {"points": 3, "equilibration": Sweep(1)})
     cases["mlp sequential"] = ("mlp", "cross_entropy", {"phases": "sequential"})
     cases["smooth holomorphic"] = (
         "smooth",
@@ -63,10 +65,10 @@ def options():
                 cases[f"mlp {name} {perturbation} {errors}"] = ("mlp", "squared_error", given)
     cases["smooth async"] = ("smooth", "squared_error", {"equilibration": Async(6, update="pgd")})
     for model in ("vgg5", "vgg10", "vgg10_skip", "resnet18", "vit"):
-        cases[f"{model} sweep"] = (model, "cross_entropy", {"beta": 0.01})
+        cases[f"{model} sweep"] = (model, "cross_entropy", {"beta": 0.01, "equilibration": Sweep(1)})
     for model in ("vgg10", "vgg10_skip"):
         cases[f"{model} async"] = (model, "cross_entropy", {"equilibration": Async(10), "errors": "recomputed"})
-    cases["mlp input"] = ("mlp", "cross_entropy", {"argnums": 1})
+    cases["mlp input"] = ("mlp", "cross_entropy", {"argnums": 1, "equilibration": Sweep(1)})
     return cases
 
 

@@ -103,15 +103,34 @@ def _convolve(h: Array, kernel: Array, axes: tuple[str, str, str], dtype: jnp.dt
     return lax.conv_general_dilated(h, kernel, strides, padding, dimension_numbers=axes, preferred_element_type=dtype)
 
 
+@jax.custom_jvp
 def max_pool(a: Inexact[Array, "height width channels"]) -> Inexact[Array, "height//2 width//2 channels"]:
-    """2x2 maximum, stride 2; a tie goes to the first in reading order.
+    """2x2 maximum, stride 2; a tie goes to the first in reading order."""
+    return _routes(_windows(a))[2]
 
-    Written with selections: their transpose is cheap everywhere, and one unit of each window gets the gradient.
-    """
+
+@max_pool.defjvp
+def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # A sum over each window, whose transpose is one selection: that of a slice would pad, once for each place.
+    lower, right, out = _routes(_windows(primals[0]))
+    second = jnp.array([False, True])
+    row, column = second[None, :, None, None, None], second[None, None, None, :, None]
+    here = (lower[:, None, :, None] == row) & (right[:, :, :, None] == column)
+    return out, jnp.sum(jnp.where(here, _windows(tangents[0]), 0), axis=(1, 3))
+
+
+def _windows(a: Array) -> Array:
+    """[H, 2, W, 2, C]."""
     H, W, C = a.shape[0] // 2, a.shape[1] // 2, a.shape[2]
-    a = a[: 2 * H, : 2 * W].reshape(H, 2, W, 2, C)
-    a = jnp.where(a[:, :, :, 1] > a[:, :, :, 0], a[:, :, :, 1], a[:, :, :, 0])
-    return jnp.where(a[:, 1] > a[:, 0], a[:, 1], a[:, 0])
+    return a[: 2 * H, : 2 * W].reshape(H, 2, W, 2, C)
+
+
+def _routes(a: Array) -> tuple[Array, Array, Array]:
+    """Whether the lower row has the maximum [H, W, C], whether a row's right one [H, 2, W, C], and the maximum."""
+    right = a[:, :, :, 1] > a[:, :, :, 0]
+    rows = jnp.where(right, a[:, :, :, 1], a[:, :, :, 0])
+    lower = rows[:, 1] > rows[:, 0]
+    return lower, right, jnp.where(lower, rows[:, 1], rows[:, 0])
 
 
 def _accumulator(v: Array) -> jnp.dtype:

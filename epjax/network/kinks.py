@@ -46,13 +46,13 @@ def _evaluate(program: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], foun
         if inner is not None:
             results = _evaluate(inner.jaxpr, inner.consts, arguments, found)
         else:
-            results = _alone(program, equation, arguments)
+            results = alone(program, equation, arguments)
             found += _of(equation, arguments, results, program)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(v) for v in program.outvars]
 
 
-def _alone(whole: Jaxpr, equation: JaxprEqn, arguments: list[Any]) -> list[Any]:
+def alone(whole: Jaxpr, equation: JaxprEqn, arguments: list[Any]) -> list[Any]:
     """The results of one equation of a program."""
     inputs = {v: a for v, a in zip(equation.invars, arguments, strict=True) if not isinstance(v, Literal)}
     program = whole.replace(constvars=[], invars=list(inputs), outvars=equation.outvars, eqns=[equation])

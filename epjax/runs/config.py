@@ -22,6 +22,7 @@ from epjax.runs.algorithm import ALGORITHMS
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.relax import Order
+from epjax.systems.sharing import Sharing
 from epjax.systems.solution import Errors
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def whole_steps(options: Mapping[str, Any]) -> Any:
     """The relaxation that is none: a clamped output used to go all of the way."""
     clamped = options["perturbation"] == "clamp" and options["traversal"] in ("sweep", "async")
     return 1.0 if clamped else None
+
+
+def nothing_shared(options: Mapping[str, Any]) -> Any:
+    """What each phase of a sweep used to have for itself, where there are two that share it by now."""
+    two = options["scheme"] == "centered" and options["traversal"] == "sweep"
+    return "own" if two and options["errors"] == "carried" and options["phases"] == "together" else None
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,10 @@ class Gradient:
         None, before=whole_steps
     )
     """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
+    signals: Annotated[Sharing | None, tyro.conf.arg(metavar="shared|own")] = option(None, before=nothing_shared)
+    """The first sweep's signals down: one pass shared by both phases, or each its own; None: shared if it can be."""
+    products: Annotated[Sharing | None, tyro.conf.arg(metavar="shared|own")] = option(None, before=nothing_shared)
+    """A sweep's weight gradient: one product at the mean state, or each phase its own; None: shared if it can be."""
     inference_steps: int = option(20, before=20)
     """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""
     inference_rate: float = option(0.1, before=0.1)

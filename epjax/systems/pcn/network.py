@@ -12,6 +12,7 @@ from jax import Array, lax
 from epjax.cost import Cost
 from epjax.network import Network, Params, States
 from epjax.network.kinks import crossed, switches
+from epjax.network.products import at_mean_states
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
@@ -129,11 +130,19 @@ class PCN:
         return jnp.zeros((), bool)
 
     def contrast(
-        self, params: Params, x: Array, free: States, nudged: States, errors: States | None, weights: Array
+        self,
+        params: Params,
+        x: Array,
+        free: States,
+        nudged: States,
+        errors: States | None,
+        weights: Array,
+        mean: Array | None = None,
     ) -> Array:
         """- sum_k pi_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is the energy's there.
 
         For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
+        With `mean` [B, P] a product's gradient is taken once, at sum_p mean_bp h_k (see `epjax.network.products`).
         """
         del free
         assert errors is not None
@@ -143,12 +152,12 @@ class PCN:
         for k, eps in enumerate(errors, start=1):
             eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
             sources = net.sources(k)
-            predict = partial(net.predict, params[k - 1], k)
-            if not any(sources):  # the same prediction in every phase
+            inputs = [states[j] for j in sources]
+            if any(sources):
+                f = _in_each_phase(net, params[k - 1], k, inputs, mean)
+            else:  # the same prediction in every phase
                 eps = eps.sum(axis=1)
-            else:
-                predict = jax.vmap(predict, in_axes=tuple(0 if j else None for j in sources))
-            f = jax.vmap(predict)(*(states[j] for j in sources))
+                f = jax.vmap(partial(net.predict, params[k - 1], k))(*inputs)
             eps = eps if self.precisions is None else self.precisions[k - 1] * eps
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
         return total
@@ -173,6 +182,22 @@ class PCN:
 def _check_nothing(free: Any) -> None:
     if free is not None:
         raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {free!r}")
+
+
+def _in_each_phase(net: Network, theta_k: Any, k: int, inputs: list[Array], mean: Array | None) -> Array:
+    """f_k [B, P, ...] from inputs [B, P, ...], of the clamped input [B, ...]."""
+    axes = tuple(0 if j else None for j in net.sources(k))
+
+    def predict(theta_k: Any, *inputs: Array) -> Array:
+        return net.predict(theta_k, k, *inputs)
+
+    if mean is None:
+        return jax.vmap(jax.vmap(partial(predict, theta_k), in_axes=axes))(*inputs)
+
+    def phase(c: Array, *inputs: Array) -> Array:
+        return at_mean_states(predict, c, "phases", theta_k, *inputs)
+
+    return jax.vmap(jax.vmap(phase, in_axes=(0, *axes), axis_name="phases"))(mean, *inputs)
 
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:

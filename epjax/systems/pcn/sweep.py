@@ -22,6 +22,7 @@ from epjax.systems.pcn.problem import Problem, new_error, residual
 from epjax.systems.pcn.relaxation import Output, Relaxation, check_relaxation, resolved
 from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.pcn.traversal import Trace
+from epjax.systems.sharing import Sharing, check_sharing
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
 Signals = tuple[Array, ...]
@@ -36,8 +37,10 @@ class Sweep:
     The first sweep, and up to `unroll` of them, stand before the `lax.while_loop`; with one sweep there is no loop.
     `residual` measures the residual of the state that is returned, in one more backward pass; a tolerance implies it.
     `trace` records F after every sweep and what it changed. `relaxation` is w in eps_L <- eps_L + w (target - eps_L):
-    None is 1 for a nudge and "auto" for a clamp, where every sweep measures the w of the next, at no cost. Raises
-    ValueError for sweeps < 1, a tolerance that is not positive and a relaxation outside (0, 1].
+    None is 1 for a nudge and "auto" for a clamp, where every sweep measures the w of the next, at no cost. `signals`
+    (those of the first sweep) and `products` are what the phases of a gradient share (`epjax.systems.sharing`); None:
+    "shared" by several phases that run together and carry their errors, else "own". Raises ValueError for sweeps < 1,
+    a tolerance that is not positive, a relaxation outside (0, 1] and another word for what is shared.
     """
 
     sweeps: int = 1
@@ -47,10 +50,13 @@ class Sweep:
     trace: bool = False
     unroll: int = 1
     relaxation: Relaxation = None
+    signals: Sharing | None = None
+    products: Sharing | None = None
 
     def __post_init__(self) -> None:
         check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
         check_relaxation(self.relaxation)
+        check_sharing(signals=self.signals, products=self.products)
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
@@ -123,14 +129,17 @@ class Sweep:
         return output.eps, output
 
     def first(self, problem: Problem) -> Signals:
-        """The signals of `backward` at the free state: beta times those of beta = 1 above the first kink.
+        """The signals of `backward` at the free state: from layer m up beta times those of beta = 1.
 
-        Where no layer from m to L projects, eps_k = T_k there, and T is linear in beta. Under a vmap over phases
-        the signals of beta = 1 are the same for all of them and go down once.
+        Where no layer from m to L projects, eps_k = T_k there, and T is linear in beta. With shared signals m is 1:
+        the free state's gates hold on the way down, and errors meet their own phase's on the way up. A unit is then
+        told nothing by units that only its nudged phase opens or shuts, in this sweep; the next sweep tells it. Under
+        a vmap over phases the signals of beta = 1 are the same for all of them and go down once.
         """
         net, layers, nudge = problem.net, problem.free.layers, problem.perturbation
         L = len(net)
-        m = next((k + 1 for k in range(L, 0, -1) if net.activation(k).projects), 1)
+        kink = next((k for k in range(L, 0, -1) if net.activation(k).projects), 0)
+        m = 1 if self.signals == "shared" else kink + 1
         T = {L: nudge.direction(problem.free.output)}
         for k in range(L, m - 1, -1):
             T = sum_signals([T, layers[k - 1].pull(T[k])])
