@@ -51,10 +51,11 @@ def cell(network: str, method: str, seed: int, quick: bool) -> Command:
 
 
 def cells(quick: bool) -> list[Cell]:
-    """Seed by seed."""
+    """Recipes first, then what they are compared with, seed by seed."""
     if quick:
         return [cell("perceptron", RECIPE, seed, quick) for seed in SEEDS[:2]]
-    return [cell(network, method, seed, quick) for seed in SEEDS for network, method in BARS]
+    first, then = [b for b in BARS if b[1] == RECIPE], [b for b in BARS if b[1] != RECIPE]
+    return [cell(network, method, seed, quick) for bars in (first, then) for seed in SEEDS for network, method in bars]
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
