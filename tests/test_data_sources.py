@@ -99,6 +99,38 @@ def test_files_that_are_no_images_are_left_alone(tmp_path):
     assert len(open_dataset(str(folder)).train) == 15
 
 
+def test_litter_is_neither_class_nor_image(tmp_path):
+    """What macOS, Windows and unpacking leave behind, in a folder and in a tar of it; links are followed."""
+    folder = few_images().folder(tmp_path / "data")
+    for name in ("train/cat/._1.JPEG", "train/.hidden/1.JPEG", "val/__MACOSX/1.JPEG", "train/__MACOSX/cat/._1.JPEG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(folder, arcname="./data")
+    (folder / "train" / "cat" / "d.JPEG").mkdir()
+    real = next(p for p in sorted((folder / "train" / "cat").iterdir()) if p.is_file() and p.name[0] != ".")
+    real.rename(tmp_path / "elsewhere.JPEG")
+    real.symlink_to(tmp_path / "elsewhere.JPEG")
+    for spec in (str(folder), str(tmp_path / "t.tar")):
+        found = open_dataset(spec)
+        assert len(found.train) == 15
+        assert found.classes == open_dataset(str(few_images().folder(tmp_path / Path(spec).stem / "clean"))).classes
+
+
+def test_classes_without_an_image(tmp_path):
+    """Empty in both splits: left out, with a warning. In one: refused, for the other has it."""
+    folder = few_images().folder(tmp_path)
+    for split in ("train", "val"):
+        (folder / split / "zebra").mkdir()
+    with pytest.warns(UserWarning, match="class folders without an image are left out: zebra"):
+        found = open_dataset(str(folder))
+    assert "zebra" not in found.classes
+    image = next((folder / "val" / "cat").iterdir())
+    image.rename(folder / "val" / "zebra" / image.name)
+    with pytest.raises(ValueError, match="train has no image of class zebra, and val/ has: both must have the same"):
+        open_dataset(str(folder))
+
+
 def test_demo_fits_the_package():
     from epjax.data.demo import PATH
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from epjax.data.transforms import Augmentation, Transform, make_transforms
 
+LITTER = ("__MACOSX",)
+"""Folders that unpacking leaves behind; names that begin with a dot are litter too."""
+
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp")
 
 

@@ -1,11 +1,13 @@
 """Images in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG (test/ where there is no val/)."""
 
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from epjax.data.source import IMAGE_SUFFIXES, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
+from epjax.data.source import IMAGE_SUFFIXES, LITTER, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
 
 
 class FolderSource:
@@ -13,7 +15,7 @@ class FolderSource:
 
     def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
         """`root` holds one folder a class; those that `classes` does not name raise ValueError."""
-        unknown = sorted(set(class_folders(root)) - set(classes))
+        unknown = sorted(c for c in set(class_folders(root)) - set(classes) if any(_images(root / c)))
         if unknown:
             raise ValueError(f"{root} holds class {unknown[0]!r}, which the training images do not have")
         found = [(os.fsencode(f"{c}/{e.name}"), k) for k, c in enumerate(classes) for e in _images(root / c)]
@@ -35,11 +37,38 @@ class FolderSource:
 
 def class_folders(root: Path) -> list[str]:
     """The classes of a split, sorted."""
-    return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    return sorted(
+        e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".") and e.name not in LITTER
+    )
 
 
-def _images(folder: Path) -> list[os.DirEntry[str]]:
-    return [e for e in os.scandir(folder) if e.name.lower().endswith(IMAGE_SUFFIXES)] if folder.is_dir() else []
+def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for e in entries:
+                if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".") and e.is_file():
+                    yield e
+
+
+def _with_images(train: Path, val: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that have images to train on; one warning names the folders that have none.
+
+    Raises ValueError where a class folder is empty in one split and not in the other. A class without a folder in val
+    is allowed: validation images may be few.
+    """
+    empty = {
+        split: {c for c in classes if (split / c).is_dir() and not any(_images(split / c))} for split in (train, val)
+    }
+    for split, other in ((train, val), (val, train)):
+        if missing := [c for c in classes if c in empty[split] and any(_images(other / c))]:
+            named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise ValueError(f"{split} has no image of class {named}, and {other.name}/ has: both must have the same")
+    nothing = [c for c in classes if c in empty[train]]
+    if nothing and len(nothing) < len(classes):
+        named = ", ".join(nothing[:3]) + (", ..." if len(nothing) > 3 else "")
+        warnings.warn(f"class folders without an image are left out: {named}", stacklevel=4)
+        return tuple(c for c in classes if c not in nothing)
+    return classes
 
 
 def open_folder(path: Path) -> Dataset:
@@ -55,6 +84,7 @@ def open_folder(path: Path) -> Dataset:
     classes = tuple(class_folders(train))
     if not classes:
         raise ValueError(f"{train} holds no class folder: it must hold one folder of images for each class")
+    classes = _with_images(train, val, classes)
     sources = FolderSource(train, classes), FolderSource(val, classes)
     origin = f"images in {path}: {len(sources[0])} in train/, {len(sources[1])} in {val.name}/, {len(classes)} classes"
     recipe = recipe_of(classes)

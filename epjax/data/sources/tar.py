@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from epjax.data.source import IMAGE_SUFFIXES, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
+from epjax.data.source import IMAGE_SUFFIXES, LITTER, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def scan_class_folders(file: int, end: int) -> dict[str, Index]:
     builders = {split: _Builder(split) for split in ("train", "val", "validation", "test")}
     for name, offset, size in members(file, 0, end):
         parts = name.rsplit(b"/", 3)
-        if len(parts) >= 3 and name.lower().endswith(_SUFFIXES) and not parts[-1].startswith(b"."):
+        if len(parts) >= 3 and name.lower().endswith(_SUFFIXES) and not _is_litter(name):
             builder = builders.get(os.fsdecode(parts[-3]))
             if builder:
                 builder.add(parts[-2], parts[-1], offset, size)
@@ -170,6 +170,8 @@ def scan_nested(file: int, end: int) -> dict[str, Index]:
     for name, start, length in members(file, 0, end):
         if name.endswith(b".tar"):
             for image, offset, size in members(file, start, start + length):
+                if _is_litter(image):
+                    continue
                 builder.add(name.rpartition(b"/")[2][:-4], image.rpartition(b"/")[2], offset, size)
     return {"train": builder.index()}
 
@@ -184,6 +186,13 @@ def scan_val(file: int, end: int) -> dict[str, Index]:
             raise ValueError(f"{os.fsdecode(name)} is not named like ILSVRC2012_val_00000001.JPEG")
         builder.add(classes[int(number) - 1], image, offset, size)
     return {"val": builder.index()}
+
+
+def _is_litter(name: bytes) -> bool:
+    """Whether a member is none of the data set's: it, or its class, has a name that begins with a dot."""
+    *folders, image = name.split(b"/")
+    hidden = [image, *(folders[-1:] if folders[-1:] != [b"."] else [])]
+    return any(n.startswith(b".") for n in hidden) or any(os.fsdecode(f) in LITTER for f in folders)
 
 
 _SUFFIXES = tuple(s.encode() for s in IMAGE_SUFFIXES)
