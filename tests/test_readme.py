@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduce.figures import defaults
+from experiments.reproduce.figure import errors, mean_spread
+from experiments.reproduce.figures import defaults, systems
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -88,3 +89,24 @@ def test_the_runs_at_the_edge_of_stability_are_counted():
         dead[kind] += defaults.is_dead(found)
     words = f"{dead['bp']} of {runs['bp']} runs by backpropagation and {dead['ep']} of {runs['ep']} by EP"
     assert words in " ".join(PAGES[Path("README.md")].split())
+
+
+def test_the_systems_are_quoted_as_they_were_measured():
+    """Every row of docs/systems.md's table, the feedforward network, and the numbers on Fashion-MNIST."""
+    cells = json.loads((ROOT / "experiments" / "results" / "systems.json").read_text())["cells"]
+    page = PAGES[Path("docs/systems.md")]
+
+    def told(**place):
+        mean, spread = mean_spread(errors(cells, **place))
+        return mean, f"{mean:.2f} ± {spread:.2f}"
+
+    limit, line = told(dataset="mnist", system="feedforward")
+    assert f"The feedforward network has {line} by backpropagation" in " ".join(page.split())
+    for system in systems.CENTERED:
+        found = {method: told(dataset="mnist", system=system, method=method) for method in systems.METHODS}
+        exact = found["exact"][0]
+        mine, its = min(found["one-sided"][0], found["centered"][0]) - exact, exact - limit
+        row = " | ".join(line for _, line in found.values())
+        assert f"| {system} | {row} | {mine:+.2f} | {its:+.2f} |".replace("+0.00", "0.00") in page
+        assert f"{told(dataset='fashion_mnist', system=system)[0]:.2f} ({system})" in page
+    assert f"backpropagation {told(dataset='fashion_mnist', system='feedforward')[0]:.2f}." in page

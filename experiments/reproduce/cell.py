@@ -141,8 +141,18 @@ def train(config: Any, task: Task, folder: Path) -> Result:
     keep = ("step", "epoch", "val_top1_error", "val_top5_error", "val_cost", "val_images", "seconds")
     evaluated = [{k: line[k] for k in keep} for line in evaluations(lines)]
     measured = ("step", "cost", "residual", "free_residual")
-    trained = [{k: line[k] for k in measured if k in line} for line in training_lines(lines)]
+    trained = thinned([{k: line[k] for k in measured if k in line} for line in training_lines(lines)])
     return {"evaluations": evaluated, "training": trained, "diverged": diverged}
+
+
+LINES = 100
+"""Training lines that a result keeps, about."""
+
+
+def thinned(lines: list[Result]) -> list[Result]:
+    """Every nth line, so that no more than `LINES` are left; the last one too."""
+    step = max(1, -(-len(lines) // LINES))
+    return [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1]
 
 
 def make_task(config: TrainingConfig, data: Path) -> Task:

@@ -66,11 +66,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
         found = errors(results, network=network, method=method)
         colour = "#6b7a88" if method == BACKPROPAGATION else "#d1495b"
         axis.plot([x + 0.06 * (i - 2) for i in range(len(found))], found, "o", color=colour, markersize=5)
+    dress(axis)
     names = [network if method == RECIPE else f"{network}\n{method}" for network, method in BARS]
     axis.set_xticks(range(len(BARS)), names)
-    axis.set_xlim(-0.6, len(BARS) - 0.4)
     axis.set_ylim(bottom=0)
-    dress(axis)
+    axis.set_xlim(-0.6, len(BARS) - 0.4)
     label(axis, "", "", "top-1 error (%)")
     save(figure, path)
 

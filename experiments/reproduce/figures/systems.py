@@ -77,10 +77,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
             at = [x + 0.22 * (i - 1) + 0.03 * (j - 1) for j in range(len(found))]
             name = {"exact": "exact gradient"}.get(method, f"EP, {method}")
             axis.plot(at, found, "o", color=colours[method], markersize=5, label=name if x == 0 else None)
+    dress(axis)
+    axis.set_ylim(bottom=0)
     axis.set_xticks(range(len(CENTERED)), list(CENTERED))
     axis.set_xlim(-0.6, len(CENTERED) - 0.4)
-    axis.set_ylim(bottom=0)
-    dress(axis)
     axis.legend(frameon=False, fontsize=8)
     label(axis, "test error on MNIST", "", "top-1 error (%)")
     save(figure, path)
