@@ -1,7 +1,7 @@
 """Ways to estimate a gradient, by name, and what one of them really computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from epjax.network import Network
 from epjax.network.activation import Update
 from epjax.network.precision import Precision
 from epjax.systems.pcn.problem import Equilibration, Problem
+from epjax.systems.sharing import Sharing
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import ValueAndGrad
 
@@ -23,10 +24,7 @@ BETA = 0.05
 
 @dataclass(frozen=True)
 class Method:
-    """An EP estimator. Its name is `sweep1/centered`, `async10/random`; what is not the default is appended.
-
-    `shared` False: the phases of a sweep share nothing.
-    """
+    """An EP estimator. Its name is `sweep1/centered`, `async10/random`; what is not the default is appended."""
 
     traversal: Literal["sweep", "async"] = "sweep"
     iterations: int = 1
@@ -36,7 +34,8 @@ class Method:
     phases: Phases = "together"
     skip_unreached: bool = True
     update: Update = "mod_pgd"
-    shared: bool = True
+    signals: Sharing = "own"
+    products: Sharing | None = None
 
     @property
     def name(self) -> str:
@@ -46,14 +45,15 @@ class Method:
             "in sequence" if self.phases == "sequential" else "",
             "" if self.skip_unreached else "all layers",
             self.update if self.update != "mod_pgd" else "",
-            "" if self.shared else "nothing shared",
+            "shared signals" if self.signals == "shared" else "",
+            "own products" if self.products == "own" else "",
         ]
         return "/".join([f"{self.traversal}{self.iterations}", self.scheme, *filter(None, extras)])
 
     def equilibration(self, **options: Any) -> epjax.Sweep | epjax.Async:
         """The traversal; `options` go to it."""
         if self.traversal == "sweep":
-            sharing = {} if self.shared else {"signals": "own", "products": "own"}
+            sharing = {"signals": self.signals, "products": self.products}
             return epjax.Sweep(self.iterations, **{"update": self.update, **sharing, **options})
         options = {"update": self.update, "skip_unreached": self.skip_unreached, **options}
         return epjax.Async(self.iterations, **options)
@@ -78,17 +78,7 @@ class Method:
 
     def row(self) -> Row:
         """Name and options, for a row."""
-        names = (
-            "traversal",
-            "scheme",
-            "iterations",
-            "precision",
-            "errors",
-            "phases",
-            "skip_unreached",
-            "update",
-            "shared",
-        )
+        names = tuple(field.name for field in fields(self))
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
 

@@ -7,8 +7,8 @@ says and, for the residual networks, at full width too, where they are counted a
 
 What the FLOPs must be: a weight gradient of a block pulls its error through the convolutions after the first as well,
 F / 2 more than in a chain of single convolutions for a block of two, 3 F / 4 for a bottleneck. So one-sided EP costs
-4.5 F or 4.75 F of backpropagation's 3 F, and centered, whose phases share one backward pass and the products of the
-weights and each pull their own error, 6 F or 6.5 F.
+4.5 F or 4.75 F of backpropagation's 3 F, and centered, whose phases share one backward pass where nothing projects and
+the products of the weights, and each pull their own error, 6 F or 6.5 F.
 """
 
 from collections.abc import Callable, Iterator

@@ -17,6 +17,7 @@ from epjax.network.products import at_mean_states
 
 CE = epjax.cost.cross_entropy
 OWN = {"signals": "own", "products": "own"}
+BOTH = {"signals": "shared", "products": "shared"}
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -79,7 +80,7 @@ def test_the_first_sweeps_signals_by_hand():
     """beta times backpropagation's at the free state; errors, gates and states are the nudged phase's."""
     problem = net, params, x, y = mlp(relu)
     beta = 0.4
-    _, solution = gradient(problem, {}, beta)
+    _, solution = gradient(problem, BOTH, beta)
     free = jax.vmap(lambda x: net.forward(params, x))(x)
 
     def downstream(h, k):
@@ -152,10 +153,10 @@ def test_a_mean_of_one_state_is_the_state():
 
 def test_further_sweeps_go_to_the_same_equilibrium():
     problem = conv_net()
-    (_, shared), (_, own) = (gradient(problem, how, 0.02, 40) for how in ({}, OWN))
+    (_, shared), (_, own) = (gradient(problem, how, 0.02, 40) for how in (BOTH, OWN))
     for one, two in zip(shared.h + shared.errors, own.h + own.errors, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-13)
-    first = [distance(gradient(problem, how, 0.02)[1].errors, own.errors) for how in ({}, OWN)]
+    first = [distance(gradient(problem, how, 0.02)[1].errors, own.errors) for how in (BOTH, OWN)]
     assert 0 < first[0] < 1.5 * first[1] + 1e-3
 
 
@@ -185,15 +186,15 @@ def test_a_maximum_gives_its_gradient_to_the_first_of_equals():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: epjax.Sweep(1, signals="all"), "signals must be None, 'shared' or 'own', got 'all'"),
+        (lambda: epjax.Sweep(1, signals="all"), "signals must be 'shared' or 'own', got 'all'"),
         (lambda: epjax.Sweep(1, products=True), "products must be None, 'shared' or 'own', got True"),
         (
             lambda: gradient(mlp(), {"products": "shared"}, phases="sequential"),
-            "products must be 'own' or None unless phases of real strength run together, got 'shared'",
+            "products must be 'own' unless phases of real strength run together, got 'shared'",
         ),
         (
             lambda: gradient(mlp(), {"products": "shared"}, scheme="holomorphic"),
-            "products must be 'own' or None unless phases of real strength run together, got 'shared'",
+            "products must be 'own' unless phases of real strength run together, got 'shared'",
         ),
     ],
 )

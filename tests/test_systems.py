@@ -457,3 +457,11 @@ def test_random_signs_and_a_strength_for_each_example(x64):
     system, params, x, y = setting("hopfield")
     whole = ep(system, SE, params, x, y, scheme="random", beta=jnp.array([1e-5, 2e-5, 3e-5]))[1]
     assert cosine(whole, exact(system, SE, params, x, y)[1]) > 0.999999
+
+
+@every_system
+def test_parameters_and_input_may_be_known_within_a_jit(name):
+    """Only beta is traced: what is checked of known values must not be."""
+    system, params, x, y = setting(name)
+    cost = jax.jit(lambda beta: epjax.value_and_grad(system, "squared_error", beta=beta)(params, x, y)[0][0])
+    assert jnp.isfinite(cost(0.01))

@@ -58,8 +58,8 @@ def whole_steps(options: Mapping[str, Any]) -> Any:
     return 1.0 if clamped else None
 
 
-def nothing_shared(options: Mapping[str, Any]) -> Any:
-    """What each phase of a sweep used to have for itself, where there are two that share it by now."""
+def own_products(options: Mapping[str, Any]) -> Any:
+    """Each phase of a sweep used to have its own product of the weights; two phases share one by now."""
     two = options["scheme"] == "centered" and options["traversal"] == "sweep"
     return "own" if two and options["errors"] == "carried" and options["phases"] == "together" else None
 
@@ -141,9 +141,9 @@ class Gradient:
         None, before=whole_steps
     )
     """Share of the way that the output's error goes in a sweep, or measured: auto; None: auto for a clamp, else 1."""
-    signals: Annotated[Sharing | None, tyro.conf.arg(metavar="shared|own")] = option(None, before=nothing_shared)
-    """The first sweep's signals down: one pass shared by both phases, or each its own; None: shared if it can be."""
-    products: Annotated[Sharing | None, tyro.conf.arg(metavar="shared|own")] = option(None, before=nothing_shared)
+    signals: Sharing = option("own", before="own")
+    """The first sweep's signals: each phase its own, or one pass down shared by all, linear in beta."""
+    products: Sharing | None = option(None, before=own_products)
     """A sweep's weight gradient: one product at the mean state, or each phase its own; None: shared if it can be."""
     inference_steps: int = option(20, before=20)
     """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""

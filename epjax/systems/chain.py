@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from epjax.cost import Cost
@@ -180,7 +181,8 @@ class Chain:
         del params
         if self.input_range is not None:
             low, high = self.input_range
-            least, most = float(jnp.min(x)), float(jnp.max(x))
+            values = np.asarray(x)  # known ones; jax would trace them within a jit
+            least, most = float(values.min()), float(values.max())
             if not low <= least <= most <= high:
                 span = f"got values from {least:g} to {most:g}"
                 raise ValueError(f"x must lie between {low:g} and {high:g} for {self._name}, {span}")

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from epjax.network import Params
 from epjax.network.precision import Precision, at_precision, check_precision, product
@@ -85,7 +86,7 @@ class Resistive(Chain):
         """Raises ValueError for a conductance that is negative."""
         super().check_values(params, x)
         for k, theta in enumerate(params, start=1):
-            least = float(jnp.min(theta["conductance"]))
+            least = float(np.min(np.asarray(theta["conductance"])))
             if not least >= 0:
                 nearest = "project(params) has the nearest that are"
                 raise ValueError(f"conductances must not be negative, got {least:g} in layer {k}: {nearest}")

@@ -15,28 +15,28 @@ from typing import Any, Literal, get_args
 from epjax.systems.solution import Errors
 
 Sharing = Literal["shared", "own"]
-OPTIONS = ("signals", "products")
 
 
-def check_sharing(**options: Any) -> None:
-    """Raises ValueError for an option that is neither None nor a `Sharing`."""
-    for name, value in options.items():
-        if value is not None and value not in get_args(Sharing):
-            raise ValueError(f"{name} must be None, {' or '.join(map(repr, get_args(Sharing)))}, got {value!r}")
+def check_sharing(signals: Any, products: Any) -> None:
+    """Raises ValueError for a word that is no `Sharing`; products may be None."""
+    allowed = " or ".join(map(repr, get_args(Sharing)))
+    if signals not in get_args(Sharing):
+        raise ValueError(f"signals must be {allowed}, got {signals!r}")
+    if products is not None and products not in get_args(Sharing):
+        raise ValueError(f"products must be None, {allowed}, got {products!r}")
 
 
 def settled(method: Any, phases: int, errors: Errors, *, together: bool) -> Any:
-    """The equilibration with what it leaves open (None) settled for so many phases of real strength.
+    """The equilibration with products of None settled for so many phases of real strength.
 
-    They share where they run together and carry their errors. Recomputed errors are those of a machine that has its
-    phases one after the other and measures states: there each has its own. Raises ValueError where phases that do
-    not run together, or whose strengths are complex, were told to share.
+    They share products where they run together and carry their errors. Recomputed errors are those of a machine that
+    has its phases one after the other and measures states: there each has its own. Raises ValueError where phases that
+    do not run together, or whose strengths are complex, were told to share.
     """
-    given = {name: getattr(method, name) for name in OPTIONS if hasattr(method, name)}
-    for name, value in given.items():
-        if value == "shared" and not together:
-            allowed = "'own' or None unless phases of real strength run together"
-            raise ValueError(f"{name} must be {allowed}, got 'shared'")
-    usual: Sharing = "shared" if phases > 1 and together and errors == "carried" else "own"
-    left_open = {name: usual for name, value in given.items() if value is None}
-    return dataclasses.replace(method, **left_open) if left_open else method
+    for name in ("signals", "products"):
+        if getattr(method, name, None) == "shared" and not together:
+            raise ValueError(f"{name} must be 'own' unless phases of real strength run together, got 'shared'")
+    if getattr(method, "products", "own") is not None:
+        return method
+    shared = phases > 1 and together and errors == "carried"
+    return dataclasses.replace(method, products="shared" if shared else "own")

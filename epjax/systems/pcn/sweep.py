@@ -38,9 +38,10 @@ class Sweep:
     `residual` measures the residual of the state that is returned, in one more backward pass; a tolerance implies it.
     `trace` records F after every sweep and what it changed. `relaxation` is w in eps_L <- eps_L + w (target - eps_L):
     None is 1 for a nudge and "auto" for a clamp, where every sweep measures the w of the next, at no cost. `signals`
-    (those of the first sweep) and `products` are what the phases of a gradient share (`epjax.systems.sharing`); None:
-    "shared" by several phases that run together and carry their errors, else "own". Raises ValueError for sweeps < 1,
-    a tolerance that is not positive, a relaxation outside (0, 1] and another word for what is shared.
+    (those of the first sweep) and `products` are what the phases of a gradient share (`epjax.systems.sharing`);
+    products of None are "shared" by several phases that run together and carry their errors, else "own". Raises
+    ValueError for sweeps < 1, a tolerance that is not positive, a relaxation outside (0, 1] and another word for what
+    is shared.
     """
 
     sweeps: int = 1
@@ -50,13 +51,13 @@ class Sweep:
     trace: bool = False
     unroll: int = 1
     relaxation: Relaxation = None
-    signals: Sharing | None = None
+    signals: Sharing = "own"
     products: Sharing | None = None
 
     def __post_init__(self) -> None:
         check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
         check_relaxation(self.relaxation)
-        check_sharing(signals=self.signals, products=self.products)
+        check_sharing(self.signals, self.products)
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
