@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from epjax.recipes import imagenet_vgg10
 from experiments.reproduce.figure import errors, mean_spread
-from experiments.reproduce.figures import defaults, systems
+from experiments.reproduce.figures import defaults, demo, systems
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -110,3 +111,18 @@ def test_the_systems_are_quoted_as_they_were_measured():
         assert f"| {system} | {row} | {mine:+.2f} | {its:+.2f} |".replace("+0.00", "0.00") in page
         assert f"{told(dataset='fashion_mnist', system=system)[0]:.2f} ({system})" in page
     assert f"backpropagation {told(dataset='fashion_mnist', system='feedforward')[0]:.2f}." in page
+
+
+def test_the_demo_is_quoted_as_it_was_measured():
+    """By the mean and range of five seeds, in the README and in the recipe; no demo command is worse than promised."""
+    cells = json.loads((ROOT / "experiments" / "results" / "demo.json").read_text())["cells"]
+    for network in demo.EXPERIMENTS:
+        found = errors(cells, network=network, method=demo.RECIPE)
+        assert len(found) == len(demo.SEEDS)
+        assert max(found) < demo.LIMIT
+    found = errors(cells, network="VGG10", method=demo.RECIPE)
+    told = f"{mean_spread(found)[0]:.1f}% top-1 error"
+    span = f"({min(found):.1f} to {max(found):.1f};"
+    for text in (PAGES[Path("README.md")], imagenet_vgg10.__doc__ or ""):
+        assert told in " ".join(text.split())
+        assert span in " ".join(text.split())
