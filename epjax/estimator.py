@@ -25,7 +25,7 @@ from epjax.shapes import Array, Inexact, Shaped
 from epjax.systems import as_equilibration, as_system
 from epjax.systems.sharing import settled
 from epjax.systems.solution import Errors, Solution, displacement
-from epjax.systems.system import Argnums, Aux, System, ValueAndGrad
+from epjax.systems.system import Argnums, Aux, Noisy, System, ValueAndGrad
 
 Phases = Literal["together", "sequential"]
 
@@ -54,7 +54,7 @@ def value_and_grad(
     Returns ``f(params, x, y, key) -> ((cost, aux), grads)``; the cost is that of the free output. A `Network` is taken
     as a predictive coding network. `beta` is a number or an array, traced or not: one strength for all examples or
     one for each; None is `USUAL_BETA`, 5e-4 with carried errors and 0.05 with recomputed ones. `key` is used by the
-    random scheme only and may be None otherwise; keys [B] draw each example's sign from its own.
+    random scheme and by a system with noise, and may be None otherwise; keys [B] are each example's own.
 
     * `cost`, `scheme`, `perturbation` and `equilibration` are names, or objects: any function of one example's output
       and target, a `Scheme`, a `Nudge` or `Clamp` or the like, a `Sweep(1)` (the default for a network).
@@ -88,14 +88,19 @@ def value_and_grad(
     one_product = getattr(method, "products", "own") == "shared"
 
     def nudged(
-        params: Params, x: Inexact[Array, "..."], y: Shaped[Array, "..."], betas: Inexact[Array, " phases"]
+        params: Params,
+        x: Inexact[Array, "..."],
+        y: Shaped[Array, "..."],
+        betas: Inexact[Array, " phases"],
+        key: Array | None,
     ) -> tuple[Any, Solution]:
         """The free phase of one example and its nudged states."""
-        at_rest = system.free(params, x, free)
+        here = system.keyed(key) if isinstance(system, Noisy) and key is not None else system
+        at_rest = here.free(params, x, free)
 
         def phase(beta: Inexact[Array, ""]) -> Solution:
             perturbation = perturb(cost, at_rest.output, y, beta)
-            found = system.nudged(params, at_rest, perturbation, method, errors)
+            found = here.nudged(params, at_rest, perturbation, method, errors)
             found = replace(found, displacement=displacement(at_rest.states, found))
             if perturbation.at_once:  # it is where it is held, whatever the system
                 return found
@@ -112,8 +117,9 @@ def value_and_grad(
         y: Shaped[Array, "batch ..."],
         betas: Inexact[Array, "batch phases"],
         c: Inexact[Array, "batch phases"],
+        keys: Array | None = None,
     ) -> tuple[Any, Solution, Any]:
-        (output, states, settled), solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0))(params, x, y, betas)
+        (output, states, settled), solution = jax.vmap(nudged, in_axes=(None, 0, 0, 0, 0))(params, x, y, betas, keys)
         weights = c / (betas * x.shape[0])
 
         def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
@@ -127,7 +133,8 @@ def value_and_grad(
     def ep(
         params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
     ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
-        drawn_from = key if plan.random_sign else None
+        noisy = isinstance(system, Noisy) and system.noisy
+        drawn_from = key if plan.random_sign or noisy else None
         x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
         _check_strength(beta, x.dtype, errors)
@@ -135,7 +142,8 @@ def value_and_grad(
         betas = jnp.broadcast_to(strength, s.shape).astype(s.dtype) * s
         if plan.is_complex:
             params, x = as_complex((params, x))
-        run = estimate if phases == "together" or c.shape[1] == 1 else partial(_in_sequence, estimate)
+        each = partial(estimate, keys=_noise_keys(key, x.shape[0])) if noisy else estimate
+        run = each if phases == "together" or c.shape[1] == 1 else partial(_in_sequence, each)
         (output, settled), solution, grads = run(params, x, y, betas, c)
         output, grads = jax.tree.map(jnp.real, (output, grads))
         return (jnp.mean(jax.vmap(cost)(output, y)), Aux(output, solution, settled)), grads
@@ -196,6 +204,13 @@ def _check_strength(beta: float | Array, dtype: jnp.dtype, errors: Errors) -> No
 def _check_argnums(argnums: Argnums) -> None:
     if argnums not in (0, 1, (0,), (1,), (0, 1), (1, 0)):
         raise ValueError(f"argnums must be 0 (the parameters), 1 (the input) or both, got {argnums!r}")
+
+
+def _noise_keys(key: Array | None, batch: int) -> Array:
+    """A key for each example's noise, other than those that draw signs."""
+    if key is None:
+        raise ValueError("key must be a jax random key for a system with noise, got None")
+    return jax.vmap(lambda key: jax.random.fold_in(key, 1))(key if key.ndim else jax.random.split(key, batch))
 
 
 def _in_sequence(

@@ -14,6 +14,7 @@ import pytest
 
 import epjax
 import epjax.data
+import epjax.hardware
 from epjax.runs import cli
 from tests.pairs import ROOT
 
@@ -26,6 +27,7 @@ ROOMS = (
     epjax.data,
     epjax.drive,
     epjax.energy,
+    epjax.hardware,
     epjax.models,
     epjax.systems,
 )

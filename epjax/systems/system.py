@@ -169,3 +169,17 @@ class System(Protocol):
     def project(self, params: Params) -> Params:
         """The nearest parameters that the system can have; applied after every step of an optimiser."""
         ...
+
+
+@runtime_checkable
+class Noisy(Protocol):
+    """A `System` whose phases have noise: an estimate gives each example a key of its own."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise, so that a key is needed."""
+        ...
+
+    def keyed(self, key: Array) -> Any:
+        """This system while it sees one example: its noise comes from `key`, the same from the same."""
+        ...
