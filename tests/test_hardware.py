@@ -19,7 +19,6 @@ from epjax.network.drive import Dense
 from epjax.systems import PCN, Hopfield, Oscillators, Resistive
 
 pytestmark = pytest.mark.usefixtures("x64")
-fast = pytest.mark.fast
 TIGHT = epjax.Relax(1000, 1e-13)
 PATHS = {"equilibration": TIGHT, "free": TIGHT}
 SYSTEMS = {
@@ -68,7 +67,7 @@ def test_off_it_is_the_system(name):
     np.testing.assert_allclose(flat(built), flat(plain), rtol=1e-9, atol=1e-12)
 
 
-@fast
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -89,7 +88,7 @@ def test_bad_options_are_one_sentence(options, words):
         Device(HOPFIELD, **options)
 
 
-@fast
+@pytest.mark.fast
 def test_what_a_device_cannot_do_is_one_sentence():
     for bits, low, high, words in (
         (0, 0, 1, "bits of the ADC must be"),
@@ -118,7 +117,7 @@ def test_what_a_device_cannot_do_is_one_sentence():
 # Read noise.
 
 
-@fast
+@pytest.mark.fast
 @pytest.mark.parametrize("options", [{}, {"reads": 4}], ids=["one", "four"])
 def test_variance_of_the_gradient(options):
     """One linear layer: dE/dW = -x s, dE/db = -s. Centered: var of db = sigma^2 / (2 N beta^2 B) for every unit."""
@@ -132,7 +131,7 @@ def test_variance_of_the_gradient(options):
     np.testing.assert_allclose(bias.mean(axis=0), ideal, atol=5 * (expected / 3000) ** 0.5)
 
 
-@fast
+@pytest.mark.fast
 def test_one_sided_noise_has_both_reads():
     """Forward: [s^beta - s^0] / beta, two independent reads: var = 2 sigma^2 / (beta^2 B)."""
     given, device = data(LINEAR), Device(LINEAR, noise_floor=1e-3)
@@ -157,7 +156,7 @@ def test_relative_noise_is_a_share_of_the_rms(name):
         np.testing.assert_allclose(jnp.sqrt(jnp.mean((r - s[None]) ** 2)), expected, rtol=0.05)
 
 
-@fast
+@pytest.mark.fast
 def test_same_key_same_noise_and_another_for_every_phase_example_and_layer():
     given = data(HOPFIELD, 2)
     given = (given[0], jnp.stack([given[1][0]] * 2), jnp.zeros(2, jnp.int32))  # two equal examples
@@ -176,7 +175,7 @@ def test_same_key_same_noise_and_another_for_every_phase_example_and_layer():
     assert not np.isin(np.asarray(free), np.asarray(noise[1])).any()
 
 
-@fast
+@pytest.mark.fast
 def test_a_sweep_is_a_vmap():
     given, key = data(HOPFIELD), jax.random.key(3)
 
@@ -192,7 +191,7 @@ def test_a_sweep_is_a_vmap():
 # Converter, memory.
 
 
-@fast
+@pytest.mark.fast
 def test_a_converter():
     adc, s = Adc(4, -1.0, 2.0), jnp.linspace(-1.0, 2.0, 1001)
     step = 3.0 / 15
@@ -203,7 +202,7 @@ def test_a_converter():
     assert adc.clips(jnp.array([-5.0, -1.0, 0.0, 2.0, 2.1, 7.0])) == 3
 
 
-@fast
+@pytest.mark.fast
 def test_a_device_reads_levels_and_counts_what_it_clips():
     params, x, y = data(HOPFIELD)
     adc = Adc(6, 0.05, 1.0)
@@ -218,7 +217,7 @@ def test_a_device_reads_levels_and_counts_what_it_clips():
         np.testing.assert_allclose(levels, jnp.round(levels), atol=1e-9)
 
 
-@fast
+@pytest.mark.fast
 def test_stochastic_rounding_is_unbiased_and_nearest_is_not():
     v = jnp.linspace(-0.9, 0.9, 37)
     keys = jax.random.split(jax.random.key(7), 8000)
@@ -229,7 +228,7 @@ def test_stochastic_rounding_is_unbiased_and_nearest_is_not():
     assert jnp.max(jnp.abs(quantise(v, -1.0, 1.0, 3) - v)) > 0.4 * step
 
 
-@fast
+@pytest.mark.fast
 def test_weights_are_stored_on_a_grid():
     params, _, _ = data(SYSTEMS["resistive"])
     nearest = Device(SYSTEMS["resistive"], weight_bits=3)
@@ -250,7 +249,7 @@ def test_weights_are_stored_on_a_grid():
 # Mismatch, drift, gain.
 
 
-@fast
+@pytest.mark.fast
 def test_mismatch_is_log_normal_of_mean_one_and_leaves_biases():
     p, n = 0.5, 400
     params = ({"kernel": jnp.ones((n, n)), "bias": jnp.ones(n)},)
@@ -335,14 +334,14 @@ def test_the_best_beta_is_that_of_a_sweep(name):
     np.testing.assert_allclose(found.error(measured), min(errors), rtol=0.5)
 
 
-@fast
+@pytest.mark.fast
 def test_a_budget_says_what_is_measured():
     """One linear layer: the displacement is known, and the cosine at the critical noise is 0.9 again."""
     given = data(LINEAR)
     found = budget(LINEAR, *given, "squared_error", beta=0.05, read_noise=1e-3)
     assert isinstance(found, Budget)
     params, x, y = given
-    s = x @ params[0]["kernel"] + params[0]["bias"]
+    s = x @ params[0]["kernel"] + params[0]["bias"][None]
     np.testing.assert_allclose(found.rms[0], jnp.sqrt(jnp.mean(s**2)), rtol=1e-5)
     # s^beta = (s + beta c y) / (1 + beta c) for the cost c/2 (s - y)^2
     c = jax.hessian(lambda o: epjax.cost.squared_error(o, y[0]))(s[0])[0, 0]
