@@ -67,7 +67,7 @@ class Device:
         reads         N of them are averaged: sigma / sqrt(N); reads of one state are independent
         adc           an `Adc`, after the average: levels D apart, error at most D / 2               (unit of states)
         mismatch      w = m theta, log m ~ N(- p^2 / 2, p^2), m of mean 1 for every coupling of the chip    (no unit)
-        drift         w' = w (1 + d xi) where it is nudged, each phase its own xi for all examples of a key (no unit)
+        drift         w' = w (1 + d xi) where it is nudged, each strength +-beta its own xi for all examples (no unit)
         weight_bits   Q(theta), 2^b levels over the layer's range; `rounding` to the nearest or stochastically  (bits)
         nudge_gain    T_L = - gain beta dC/do                                                               (no unit)
 

@@ -111,10 +111,10 @@ def budget(
     """What `system`, ideal or a `Device`, asks of its hardware for the gradient of a batch x [B, ...], y [B].
 
     The gradient is that of the batch's mean cost, so that noise falls with sqrt(B); `read_noise` is relative to the RMS
-    of each layer's state. Of a Device its other options are kept, and the exact gradient is the device's own. Cosines
-    and noise are means over `draws` of the noise from `key` (default key(0)). `scheme`, `equilibration` and `free` are
-    those of `epjax.value_and_grad`. Raises ValueError as it does, and for negative noise, fewer draws than one, and a
-    gradient that is zero or not finite.
+    of each layer's state. Of a Device all options but its own noise are kept, and the exact gradient is the device's
+    own. Cosines and noise are means over `draws` of the noise from `key` (default key(0)). `scheme`, `equilibration`
+    and `free` are those of `epjax.value_and_grad`. Raises ValueError as it does, and for negative noise, fewer draws
+    than one, and a gradient that is zero or not finite.
     """
     check_least("read_noise", read_noise, 0)
     check_least("draws", draws, 1)
@@ -127,7 +127,7 @@ def budget(
 
     def make(beta: Any, sigma: Any) -> Callable[..., Any]:
         return value_and_grad(
-            replace(device, read_noise=sigma),
+            replace(device, read_noise=sigma, noise_floor=0.0),
             cost,
             scheme=scheme,
             beta=beta,

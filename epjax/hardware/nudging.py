@@ -30,11 +30,11 @@ class Gained:
         """As it was."""
         return self.inner.at_once
 
-    def direction(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L / beta."""
         return jnp.asarray(self.gain, h_L.dtype) * self.inner.direction(h_L)
 
-    def signal(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, " classes"]:
+    def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L."""
         return self.beta * self.direction(h_L)
 
@@ -42,6 +42,6 @@ class Gained:
         """As it was, under the signal that is."""
         return self.inner.error(activation, a_L, T_L, update)
 
-    def cost_term(self, h_L: Inexact[Array, " classes"]) -> Inexact[Array, ""]:
+    def cost_term(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, ""]:
         """Gain beta C."""
         return jnp.asarray(self.gain, h_L.dtype) * self.inner.cost_term(h_L)
