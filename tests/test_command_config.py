@@ -58,7 +58,7 @@ def test_the_paper_s_recipe():
     }
     assert {name: options[name] for name in paper} == paper
     usual = flat(read("--data", "folder:/data/imagenet"))
-    changed = {"recipe": "sweep", "traversal": "sweep", "errors": "carried"}
+    changed = {"recipe": "sweep", "traversal": "sweep", "errors": "carried", "beta": 5e-4}
     assert usual == {**options, **changed}
     assert usual["sweeps"] == 1
 
@@ -152,7 +152,7 @@ def test_help_fits_a_terminal_and_names_every_option(module, monkeypatch, capsys
 def test_the_configuration_is_shown_with_what_was_changed():
     config = read("--data", "demo", "--beta", "0.125")
     text = describe(config, imagenet_vgg10.EXPERIMENT.choose(config))
-    assert "beta                 0.125   (demo: 0.05)" in text
+    assert "beta                 0.125   (demo: 0.0005)" in text
     assert all(f"  {name} " in text for name in flat(config))
 
 
