@@ -261,7 +261,7 @@ def test_costs():
     np.testing.assert_allclose(epjax.cost.cross_entropy(h, label), -log_p[1], rtol=1e-12)
     np.testing.assert_allclose(epjax.cost.cross_entropy(h, soft), -(np.array(soft) * log_p).sum(), rtol=1e-12)
     np.testing.assert_allclose(epjax.cost.squared_error(h, label), 0.5 * (0.09 + 4.0 + 4.0), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"soft labels y must have shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"y of an example must have shape \(3,\) or \(\), got \(2,\)"):
         epjax.cost.squared_error(h, soft[:2])
 
 

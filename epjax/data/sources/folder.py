@@ -53,9 +53,12 @@ def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _with_images(train: Path, val: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     """The classes that have images to train on; one warning names the folders that have none.
 
-    Raises ValueError where a class folder is empty in one split and not in the other. A class without a folder in val
+    Raises ValueError where a class folder is empty in one split and not in the other, or is in val alone. A class without a folder in val
     is allowed: validation images may be few.
     """
+    unknown = [c for c in class_folders(val) if c not in classes]
+    if unknown:
+        raise ValueError(f"{val} holds class {unknown[0]!r}, which the training images do not have")
     empty = {
         split: {c for c in classes if (split / c).is_dir() and not any(_images(split / c))} for split in (train, val)
     }
