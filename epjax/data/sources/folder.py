@@ -53,8 +53,8 @@ def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _with_images(train: Path, val: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     """The classes that have images to train on; one warning names the folders that have none.
 
-    Raises ValueError where a class folder is empty in one split and not in the other, or is in val alone. A class without a folder in val
-    is allowed: validation images may be few.
+    Raises ValueError where a class folder is empty in one split and not in the other, or is in val alone. A class
+    without a folder in val is allowed: validation images may be few.
     """
     unknown = [c for c in class_folders(val) if c not in classes]
     if unknown:
