@@ -167,7 +167,9 @@ class Device:
 
         def one(x: Array) -> Array:
             states = self.free(params, x, free).rest.states
-            return jnp.stack([jnp.int32(0) if self.adc is None else self.adc.clips(s) for s in states])
+            return jnp.stack(
+                [jnp.int32(0) if self.adc is None else self.adc.at(k).clips(s) for k, s in enumerate(states, 1)]
+            )
 
         return jax.vmap(one)(x).sum(axis=0)
 
@@ -237,7 +239,8 @@ class Device:
         for k, (n, s) in enumerate(zip(np.asarray(self.clipped(params, x)), free, strict=True), start=1):
             share = int(n) / (s.size * x.shape[0])
             if share > 0.5:
-                span = f"{self.adc.low:g} to {self.adc.high:g} clips {share:.0%} of layer {k}"
+                adc = self.adc.at(k)
+                span = f"{float(adc.low):g} to {float(adc.high):g} clips {share:.0%} of layer {k}"
                 raise ValueError(f"low and high of the ADC must hold at least half of the free states, but {span}")
 
     @property
