@@ -316,14 +316,14 @@ def sweep(name, given, betas, sigma, scheme, draws=24):
     ep = epjax.value_and_grad
 
     @jax.jit
-    def error(beta, keys):
+    def error(given, beta, keys):
         device = Device(SYSTEMS[name], read_noise=sigma)
         estimate = ep(device, "squared_error", beta=beta, scheme=scheme, errors="recomputed", **quick(name))
         found = jax.vmap(lambda key: flat(estimate(*given, key)[1]))(keys)
         return jnp.sqrt(jnp.mean(jnp.sum((found - g[None]) ** 2, axis=1))) / jnp.linalg.norm(g)
 
     keys = jax.random.split(jax.random.key(11), draws)
-    return np.array([float(error(jnp.float64(beta), keys)) for beta in betas])
+    return np.array([float(error(given, jnp.float64(beta), keys)) for beta in betas])
 
 
 def quick(name):
@@ -381,6 +381,12 @@ def test_a_budget_says_what_is_measured():
     np.testing.assert_allclose(found.energy[0], 0.5 * found.displacement[0] ** 2, rtol=1e-6)  # kappa = 1
     assert found.passes[0] <= 2
     assert 1 <= found.passes[1] <= 6  # a nudge contracts by beta
+    assert found.verdict in str(found)
+    assert len(str(found).splitlines()) == 5
+    lost = budget(LINEAR, *given, "squared_error", beta=0.05, read_noise=10 * found.critical_noise)
+    assert lost.verdict.startswith("Not at this beta: ")
+    with pytest.raises(ValueError, match=r"^beta must lie between"):
+        found.error(100.0)
 
 
 def test_bits_are_as_few_as_the_cosine_allows(tmp_path):
@@ -412,9 +418,3 @@ def test_the_command(tmp_path, capsys):
         assert "best beta" in said
         assert main([*words, "--read-noise", "-1"]) == 1
         assert "read_noise must be a finite number, at least 0" in capsys.readouterr().err
-    assert found.verdict in str(found)
-    assert len(str(found).splitlines()) == 4
-    lost = budget(LINEAR, *given, "squared_error", beta=0.05, read_noise=10 * found.critical_noise)
-    assert lost.verdict.startswith("Not at this beta: ")
-    with pytest.raises(ValueError, match=r"^beta must lie between"):
-        found.error(100.0)
