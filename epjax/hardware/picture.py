@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -14,13 +14,69 @@ with extra("train"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
-if TYPE_CHECKING:
-    from epjax.hardware.needs import Budget
-
 INK, GREY, PALE, RED, BLUE = "#22303c", "#6b7a88", "#e6ebf0", "#d1495b", "#30638e"
 
 
-def draw_budget(found: "Budget", path: Path) -> None:
+class Found(Protocol):
+    """What is drawn of a budget."""
+
+    @property
+    def beta(self) -> float:
+        """The strength that was asked for."""
+        ...
+
+    @property
+    def read_noise(self) -> float:
+        """Relative to a layer's RMS."""
+        ...
+
+    @property
+    def rms(self) -> tuple[float, ...]:
+        """Of the free states [L]."""
+        ...
+
+    @property
+    def displacement(self) -> tuple[float, ...]:
+        """RMS of what a nudge moves [L]."""
+        ...
+
+    @property
+    def layer_noise(self) -> tuple[float, ...]:
+        """The read noise that each layer bears [L]."""
+        ...
+
+    @property
+    def noise(self) -> float:
+        """Of the gradient, times beta."""
+        ...
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Where the bias was measured."""
+        ...
+
+    @property
+    def biases(self) -> tuple[float, ...]:
+        """The bias there."""
+        ...
+
+    @property
+    def best_beta(self) -> float:
+        """Where the error is least."""
+        ...
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        ...
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether it is a good one."""
+        ...
+
+
+def draw_budget(found: Found, path: Path) -> None:
     """One PNG: bias, noise and their sum over beta with the best one; states, displacements and noise by layer."""
     figure = Figure(figsize=(10, 3.9), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -33,7 +89,7 @@ def draw_budget(found: "Budget", path: Path) -> None:
     figure.savefig(path)
 
 
-def _errors(axes: Axes, found: "Budget") -> None:
+def _errors(axes: Axes, found: Found) -> None:
     betas, biases = np.array(found.betas), np.array(found.biases)
     sound = biases < 10  # past the end of a negative phase there is no estimate
     betas, biases = betas[sound], biases[sound]
@@ -56,7 +112,7 @@ def _errors(axes: Axes, found: "Budget") -> None:
     _dress(axes, f"error relative to the gradient, read noise {found.read_noise:.1e}")
 
 
-def _layers(axes: Axes, found: "Budget") -> None:
+def _layers(axes: Axes, found: Found) -> None:
     k = np.arange(1, len(found.rms) + 1)
     rms, allowed = np.array(found.rms), np.array(found.layer_noise)
     axes.plot(k, rms, color=INK, marker="s", markersize=4, label="state")
