@@ -1,7 +1,7 @@
 """A physical system as it is built: a system itself, with noise, few bits and mismatch.
 
     couplings   w = m Q(theta)                    what is stored, and what the chip makes of it
-    free        s^0 of E(w), read as r^0
+    free        s^0 of E(w), settled as far as there is time, read as r^0
     nudged      s^beta of E(w') + gain beta C, read as r^beta,   w' = w (1 + d xi)
     contrast    sum_bp w_bp [dE/dw(r^beta) - dE/dw(r^0)]
 
@@ -19,8 +19,10 @@ import numpy as np
 from jax import lax
 
 from epjax.cost import Cost
-from epjax.hardware.nudging import Gained
+from epjax.hardware.nudging import Imprecise
 from epjax.hardware.reading import Adc, read
+from epjax.hardware.settling import Settling
+from epjax.hardware.thermal import shaken, warm_free, warm_nudged
 from epjax.hardware.values import Number, check_bits, check_least, is_on, is_traced
 from epjax.hardware.variation import drifted, mismatched, stored
 from epjax.network import Params, States
@@ -28,11 +30,15 @@ from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
 from epjax.shapes import Array
 from epjax.systems import PCN, as_system
+from epjax.systems.chain import Chain
 from epjax.systems.pcn.energy import prediction_errors
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
 
 Rounding = Literal["nearest", "stochastic"]
+
+WARM = 2**20
+"""What sets the keys of fluctuations apart from those of reads, which count layers."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,22 @@ class Device:
         reads         N of them are averaged: sigma / sqrt(N); reads of one state are independent
         adc           an `Adc`, after the average: levels D apart, error at most D / 2               (unit of states)
         mismatch      w = m theta, log m ~ N(- p^2 / 2, p^2), m of mean 1 for every coupling of the chip    (no unit)
-        drift         w' = w (1 + d xi) where it is nudged, each strength +-beta its own xi for all examples (no unit)
+        drift         w' = w (1 + d xi) where it is nudged, one xi for positive beta, one for negative      (no unit)
         weight_bits   Q(theta), 2^b levels over the layer's range; `rounding` to the nearest or stochastically  (bits)
-        nudge_gain    T_L = - gain beta dC/do                                                               (no unit)
+        nudge_gain    T_L = - gain beta Q(dC/do)                                                            (no unit)
+        nudge_bits    Q: 2^b - 1 levels from - nudge_range to nudge_range, 0 among them               (unit of dC/do)
+        temperature   k_B T of fluctuations in both phases (`epjax.hardware.thermal`)                (unit of energy)
+        settling      a `Settling`: so many iterations or time constants
 
-    `seed` is the chip: it draws m, the drift's xi and a stochastic rounding, which stay. Read noise is drawn from the
-    key that an estimate is given, and each phase's from its strength beta as well: same key, same noise. What has no
-    key, as an evaluation, reads without noise. A bias has no mismatch, drift or bits. The optimiser holds theta; where
-    the memory is all there is, it is `write`'s after every step.
+    `seed` is the chip: it draws m, the drift's xi and a stochastic rounding, which stay. Noise is drawn from the key
+    that an estimate is given, and each phase's from its strength beta as well: same key, same noise. What has no key,
+    as an evaluation, is without noise. At a temperature all passes are run: what fluctuates meets no tolerance.
+    A bias has no mismatch, drift or bits. The optimiser holds theta; where the memory is all there is, it is `write`'s
+    after every step.
 
     Averaged reads: arXiv:2503.22810. Rounding: arXiv:1502.02551. Raises ValueError for a negative strength, fewer reads
-    or bits than one, a gain that is not positive, and a `system` that is none or a Device.
+    or bits than one, a gain that is not positive, a `system` that is none or a Device, and a temperature or a settling
+    of a system of which it is not known how it settles.
     """
 
     system: Any
@@ -91,6 +102,10 @@ class Device:
     weight_bits: Number | None = None
     rounding: Rounding = "nearest"
     nudge_gain: Number = 1.0
+    nudge_bits: Number | None = None
+    nudge_range: Number = 1.0
+    temperature: Number = 0.0
+    settling: Settling | None = None
     seed: int | Array = 0
     key: Array | None = field(default=None, repr=False, compare=False)
 
@@ -98,7 +113,7 @@ class Device:
         if isinstance(self.system, Device):
             raise ValueError("system must be the ideal one, got a Device: give one Device all options")
         object.__setattr__(self, "system", as_system(self.system))
-        for name in ("read_noise", "noise_floor", "mismatch", "drift"):
+        for name in ("read_noise", "noise_floor", "mismatch", "drift", "temperature"):
             check_least(name, getattr(self, name), 0)
         check_least("reads", self.reads, 1)
         check_least("nudge_gain", self.nudge_gain, 0)
@@ -106,6 +121,7 @@ class Device:
             raise ValueError(
                 f"nudge_gain must be positive, got {self.nudge_gain!r}: without a nudge nothing is learned"
             )
+        self._check_phases()
         if self.adc is not None and not isinstance(self.adc, Adc):
             raise ValueError(f"adc must be an Adc(bits, low, high) or None, got {self.adc!r}")
         if self.weight_bits is not None:
@@ -113,11 +129,29 @@ class Device:
         if self.rounding not in get_args(Rounding):
             raise ValueError(f"rounding must be one of {', '.join(get_args(Rounding))}, got {self.rounding!r}")
 
+    def _check_phases(self) -> None:
+        if self.nudge_bits is not None:
+            check_bits("nudge_bits", self.nudge_bits, 2)
+        check_least("nudge_range", self.nudge_range, 0)
+        if not is_on(self.nudge_range):
+            raise ValueError(f"nudge_range must be positive, got {self.nudge_range!r}")
+        if self.settling is not None and not isinstance(self.settling, Settling):
+            raise ValueError(f"settling must be a Settling or None, got {self.settling!r}")
+        if (is_on(self.temperature) or self.settling) and not isinstance(self.system, Chain | PCN):
+            name = type(self.system).__name__
+            raise ValueError(
+                f"temperature and settling must be off for {name}, of which it is not known how it settles"
+            )
+
     # Noise.
 
     @property
     def noisy(self) -> bool:
         """Whether an estimate needs a key."""
+        return self._reads_noise or is_on(self.temperature)
+
+    @property
+    def _reads_noise(self) -> bool:
         return is_on(self.read_noise) or is_on(self.noise_floor)
 
     def keyed(self, key: Array) -> "Device":
@@ -125,22 +159,27 @@ class Device:
         return replace(self, key=key)
 
     def _read(self, states: States, free: States, phase: Array | int) -> States:
-        key = None if self.key is None or not self.noisy else jax.random.fold_in(self.key, phase)
+        key = None if self.key is None or not self._reads_noise else jax.random.fold_in(self.key, phase)
         return read(states, free, self.read_noise, self.noise_floor, self.reads, self.adc, key)
 
     def clipped(self, params: Params, x: Array, free: Any = None) -> Array:
         """How many free states of each layer the converter clips for a batch x [B, ...]: [L], int32."""
 
         def one(x: Array) -> Array:
-            states = self.system.free(self.couplings(params), x, free).states
-            return jnp.stack([jnp.int32(0) if self.adc is None else self.adc.clips(s) for s in states])
+            states = self.free(params, x, free).rest.states
+            return jnp.stack(
+                [jnp.int32(0) if self.adc is None else self.adc.at(k).clips(s) for k, s in enumerate(states, 1)]
+            )
 
         return jax.vmap(one)(x).sum(axis=0)
 
     # Parameters.
 
     def _chip(self, what: int) -> Array:
-        return jax.random.fold_in(jax.random.key(self.seed), what)
+        if is_traced(self.seed):
+            return jax.random.fold_in(jax.random.key(self.seed), what)
+        with jax.ensure_compile_time_eval():
+            return jax.random.fold_in(jax.random.key(self.seed), what)
 
     def write(self, params: Params, key: Array | None = None) -> Params:
         """Q(theta), what the memory holds; a stochastic rounding is drawn from `key`, or from the seed without one."""
@@ -149,13 +188,14 @@ class Device:
         drawn = self._chip(2) if key is None else key
         return stored(params, self.weight_bits, drawn if self.rounding == "stochastic" else None)
 
-    def couplings(self, params: Params, phase: Array | None = None) -> Params:
-        """w = m Q(theta), drifted in a nudged `phase`; dw/dtheta is 1, for neither m nor Q is known outside."""
+    def couplings(self, params: Params, beta: Array | None = None) -> Params:
+        """w = m Q(theta), drifted where `beta` nudges it; dw/dtheta is 1, for neither m nor Q is known outside."""
         w = self.write(params)
         if is_on(self.mismatch):
             w = mismatched(w, self.mismatch, self._chip(0))
-        if phase is not None and is_on(self.drift):
-            w = drifted(w, self.drift, jax.random.fold_in(self._chip(1), phase))
+        if beta is not None and is_on(self.drift):
+            after, before = (drifted(w, self.drift, self._chip(i)) for i in (1, 3))
+            w = jax.tree.map(lambda a, b: jnp.where(beta > 0, a, b), after, before)
         if w is params:
             return params
         return jax.tree.map(lambda w, v: lax.stop_gradient(w) + (v - lax.stop_gradient(v)), w, params)  # type: ignore[no-any-return]
@@ -180,7 +220,10 @@ class Device:
             raise ValueError("scheme='holomorphic' needs complex states, but a Device reads real ones")
         if len(set(scheme.s)) < len(scheme.s):
             raise ValueError(f"s must differ from phase to phase on a Device, whose noise goes by them, got {scheme.s}")
-        self.system.check(scheme, equilibration, errors)
+        self.system.check(scheme, self._settled(equilibration), errors)
+
+    def _settled(self, method: Any) -> Any:
+        return method if self.settling is None else self.settling.of(self.system, method)
 
     def examine(self, params: Params, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The system's free output for one input of that shape and dtype."""
@@ -196,7 +239,8 @@ class Device:
         for k, (n, s) in enumerate(zip(np.asarray(self.clipped(params, x)), free, strict=True), start=1):
             share = int(n) / (s.size * x.shape[0])
             if share > 0.5:
-                span = f"{self.adc.low:g} to {self.adc.high:g} clips {share:.0%} of layer {k}"
+                adc = self.adc.at(k)
+                span = f"{float(adc.low):g} to {float(adc.high):g} clips {share:.0%} of layer {k}"
                 raise ValueError(f"low and high of the ADC must hold at least half of the free states, but {span}")
 
     @property
@@ -216,7 +260,12 @@ class Device:
 
     def free(self, params: Params, x: Array, method: Any = None) -> Measured:
         """The free phase of one example and its reads."""
-        rest = self.system.free(self.couplings(params), x, method)
+        w, system, warm = self.couplings(params), self.system, self._warm(0)
+        method = self._settled(self.default_free() if method is None else method)
+        if warm is not None and isinstance(system, Chain):
+            rest: Any = warm_free(system, w, x, method, self.temperature, warm)
+        else:
+            rest = system.free(w, x, method)
         return Measured(rest, self._read(rest.states, rest.states, 0))
 
     def nudged(
@@ -225,16 +274,34 @@ class Device:
         """The nudged state of one example as it was read; of a predictive coding network with those errors."""
         system, rest = self.system, free.rest
         phase = lax.bitcast_convert_type(perturbation.beta.astype(jnp.float32), jnp.uint32)
-        w = self.couplings(params, phase)
+        w = self.couplings(params, perturbation.beta)
         if isinstance(system, PCN) and is_on(self.drift):  # it has its layers linearised where the couplings are
             rest = system.free(w, rest.h[0])
-        found = system.nudged(w, rest, Gained(perturbation, self.nudge_gain), method, errors)
+        force = Imprecise(perturbation, self.nudge_gain, self.nudge_bits, self.nudge_range)
+        found = self._pushed(w, rest, force, self._settled(method), errors, self._warm(phase))
         assert found.h is not None
         reads, eps = self._read(found.h, free.rest.states, phase), None
         if isinstance(system, PCN):
             w = self.couplings(params)
             eps = prediction_errors(system.net, system.net.spread(w), rest.h[0], reads)
         return replace(found, h=reads, errors=eps)
+
+    def _warm(self, phase: Array | int) -> Array | None:
+        if self.key is None or not is_on(self.temperature):
+            return None
+        return jax.random.fold_in(jax.random.fold_in(self.key, phase), WARM)
+
+    def _pushed(
+        self, w: Params, rest: Any, perturbation: Perturbation, method: Any, errors: Errors, warm: Array | None
+    ) -> Solution:
+        """The nudged state itself, with fluctuations that are drawn from `warm`."""
+        system, T = self.system, self.temperature
+        if warm is not None and isinstance(system, Chain):
+            return warm_nudged(system, w, rest, perturbation, method, T, warm)
+        found: Solution = system.nudged(w, rest, perturbation, method, errors)
+        if warm is None or found.errors is None:
+            return found
+        return replace(found, h=shaken(system, w, rest.h[0], found.errors, T, warm))
 
     # What is seen of them.
 

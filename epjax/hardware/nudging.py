@@ -1,24 +1,30 @@
-"""A nudge of the wrong strength: T_L = - gain beta dC/do.
+"""A nudge that is not what was asked for: T_L = - gain beta Q(dC/do).
 
-To first order in beta the estimate is gain times what it would be: a layer's step is longer or shorter, never turned.
+To first order in beta a gain makes the estimate so many times what it would be: longer or shorter, never turned. Levels
+turn it, and a force of less than half a level is none.
 """
 
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from epjax.hardware.values import Number
+from epjax.hardware.values import Number, quantise
 from epjax.network.activation import Activation, Update
 from epjax.perturbation import Perturbation
 from epjax.shapes import Array, Inexact
 
 
 @dataclass(frozen=True)
-class Gained:
-    """A perturbation of strength gain beta where beta was asked for."""
+class Imprecise:
+    """A perturbation of strength gain beta where beta was asked for, and whose force has 2^bits - 1 levels.
+
+    Q(f) is the nearest of the levels from -high to high, 0 among them; without `bits` it is f.
+    """
 
     inner: Perturbation
     gain: Number
+    bits: Number | None = None
+    high: Number = 1.0
 
     @property
     def beta(self) -> Array:
@@ -32,7 +38,12 @@ class Gained:
 
     def direction(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L / beta."""
-        return jnp.asarray(self.gain, h_L.dtype) * self.inner.direction(h_L)
+        force = self.inner.direction(h_L)
+        if self.bits is not None:
+            levels = jnp.log2(jnp.exp2(jnp.asarray(self.bits, force.dtype)) - 1)
+            high = jnp.asarray(self.high, force.dtype)
+            force = quantise(force, -high, high, levels)
+        return jnp.asarray(self.gain, force.dtype) * force
 
     def signal(self, h_L: Inexact[Array, "*output"]) -> Inexact[Array, "*output"]:
         """T_L."""

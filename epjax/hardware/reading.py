@@ -5,7 +5,7 @@
 Subtracted, two reads leave noise of variance 2 sigma^2 / N in a displacement; a gradient has that over beta^2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from epjax.shapes import Array, Inexact
 
 @dataclass(frozen=True)
 class Adc:
-    """A converter of `bits` bits from `low` to `high`, in the unit of the state.
+    """A converter of `bits` bits from `low` to `high`, in the unit of the state; arrays [L] are a range for each layer.
 
         ADC(s) = the nearest of 2^bits levels, both ends included,   D = (high - low) / (2^bits - 1)
         error    at most D / 2 inside the range, of variance D^2 / 12 where s is spread over many levels
@@ -29,14 +29,20 @@ class Adc:
     """
 
     bits: Number
-    low: Number
-    high: Number
+    low: Number | Array
+    high: Number | Array
 
     def __post_init__(self) -> None:
         check_bits("bits of the ADC", self.bits)
         low, high = self.low, self.high
-        if not is_traced(low) and not is_traced(high) and not -np.inf < low < high < np.inf:
+        if np.ndim(low) or np.ndim(high) or is_traced(low) or is_traced(high):
+            return
+        if not -np.inf < low < high < np.inf:
             raise ValueError(f"low of the ADC must be below its high, both finite, got {low!r} and {high!r}")
+
+    def at(self, k: int) -> "Adc":
+        """The converter of layer k, from 1."""
+        return replace(self, low=self.low[k - 1], high=self.high[k - 1]) if np.ndim(self.low) else self  # type: ignore[index]
 
     def __call__(self, s: Inexact[Array, "*state"]) -> Inexact[Array, "*state"]:
         """The level that s is read as."""
@@ -58,6 +64,6 @@ def read(
             sigma = jnp.hypot(jnp.asarray(floor, s.dtype), jnp.asarray(relative, s.dtype) * rms)
             xi = jax.random.normal(jax.random.fold_in(key, k), s.shape, s.dtype)
             s = s + sigma / jnp.sqrt(jnp.asarray(reads, s.dtype)) * xi
-        return s if adc is None else adc(s)
+        return s if adc is None else adc.at(k + 1)(s)
 
     return tuple(one(k, s, at_rest) for k, (s, at_rest) in enumerate(zip(states, free, strict=True)))

@@ -32,9 +32,9 @@ def check_least(name: str, value: Any, least: float) -> None:
             raise ValueError(f"{name} must be a finite number, at least {least:g}, got {value!r}")
 
 
-def check_bits(name: str, bits: Any) -> None:
-    """Raises ValueError unless `bits` lies between 1 and 24; a fraction is an effective number of bits."""
-    check_least(name, bits, 1)
+def check_bits(name: str, bits: Any, least: int = 1) -> None:
+    """Raises ValueError unless `bits` lies between `least` and 24; a fraction is an effective number of bits."""
+    check_least(name, bits, least)
     if not is_traced(bits) and not bits <= 24:
         raise ValueError(f"{name} must be at most 24, as many as float32 holds, got {bits!r}")
 

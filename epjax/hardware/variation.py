@@ -2,7 +2,7 @@
 
     storage    Q(theta), one of 2^b levels from - max |theta_k| to max |theta_k| of a layer, from 0 if none is negative
     mismatch   w = m Q(theta),   log m ~ N(- p^2 / 2, p^2):   E m = 1,  Var m = exp(p^2) - 1     one m for each coupling
-    drift      w' = w (1 + d xi),   xi ~ N(0, 1)     where the nudged phases are; the free phase is at w
+    drift      w' = w (1 + d xi),   xi ~ N(0, 1)     at beta > 0, another xi at beta < 0; the free phase is at w
 
 All are part of the energy, those of a bias, which is a current or a field, left alone. EP measures dE/dw where the
 chip is, so that mismatch scales its steps; drift is between states that are subtracted, and is divided by beta.
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from epjax.hardware.values import Number, quantise
+from epjax.hardware.values import Number, is_traced, quantise
 from epjax.network import Params
 from epjax.shapes import Array
 
@@ -36,7 +36,7 @@ def mismatched(params: Params, share: Number, key: Array) -> Params:
     def one(v: Array, key: Array | None) -> Array:
         assert key is not None
         p = jnp.asarray(share, v.dtype)
-        return v * jnp.exp(p * jax.random.normal(key, v.shape, v.dtype) - 0.5 * p * p)
+        return v * jnp.exp(p * pattern(key, v) - 0.5 * p * p)
 
     return of_couplings(one, params, key)
 
@@ -46,19 +46,34 @@ def drifted(params: Params, rate: Number, key: Array) -> Params:
 
     def one(v: Array, key: Array | None) -> Array:
         assert key is not None
-        return v * (1 + jnp.asarray(rate, v.dtype) * jax.random.normal(key, v.shape, v.dtype))
+        return v * (1 + jnp.asarray(rate, v.dtype) * pattern(key, v))
 
     return of_couplings(one, params, key)
+
+
+def pattern(key: Array, like: Array) -> Array:
+    """The chip's own standard normal numbers: a constant of a compiled program, unless the chip itself is traced."""
+    if is_traced(key):
+        return jax.random.normal(key, like.shape, like.dtype)
+    with jax.ensure_compile_time_eval():
+        return jax.random.normal(key, like.shape, like.dtype)
 
 
 def of_couplings(one: Callable[[Array, Array | None], Array], params: Params, key: Array | None) -> Params:
     """`one` of every coupling with a key of its own; biases as they are."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     new = [
-        v if is_bias(path) else one(v, None if key is None else jax.random.fold_in(key, i))
-        for i, (path, v) in enumerate(leaves)
+        v if is_bias(path) else one(v, None if key is None else folded(key, i)) for i, (path, v) in enumerate(leaves)
     ]
     return jax.tree.unflatten(tree, new)  # type: ignore[no-any-return]
+
+
+def folded(key: Array, number: int) -> Array:
+    """`jax.random.fold_in`, done at once where the key is known."""
+    if is_traced(key):
+        return jax.random.fold_in(key, number)
+    with jax.ensure_compile_time_eval():
+        return jax.random.fold_in(key, number)
 
 
 def is_bias(path: Any) -> bool:
