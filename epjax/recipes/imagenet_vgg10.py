@@ -26,7 +26,7 @@ ABOUT = """Train VGG10 by equilibrium propagation, or by backpropagation to comp
 
 Recipes: demo, a narrow network in minutes.
 
-sweep, the paper's for ImageNet with one sweep for its equilibria and a hundredth of its beta.
+sweep, the paper's for ImageNet by one sweep at a hundredth of its beta.
 
 paper, the same with ten even/odd iterations, at five times the work.
 
