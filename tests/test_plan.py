@@ -21,8 +21,8 @@ def test_ep_beside_backpropagation():
     """One centered sweep is 7 forward-equivalents against 3: in time too, where arithmetic is the limit."""
     plan = Plan(**SMALL, precision="float32", efficiency=0.01)
     ep, bp = estimate(plan, "ep"), estimate(plan, "bp")
-    assert 2.1 < ep.load.flops / bp.load.flops < 2.5
-    assert 2.1 < ep.hours / bp.hours < 2.5
+    assert 1.9 < ep.load.flops / bp.load.flops < 2.5
+    assert 1.9 < ep.hours / bp.hours < 2.5
     assert ep.hours == pytest.approx(plan.images // 32 * 50 * ep.step_seconds / 3600)
 
 
