@@ -21,6 +21,7 @@ of its own, and no forward pass.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -71,9 +72,18 @@ def _evaluate(program: Jaxpr, consts: list[Known], given: list[Known], mean: Cal
         else:
             of = _product if _is_product(equation, [kind for _, kind in found]) else _plain
             kind = max((kind for _, kind in found), default=FIXED)
-            results = [(v, kind) for v in of(program, equation, found, mean)]
+            with _at_its_precision(inner):
+                results = [(v, kind) for v in of(program, equation, found, mean)]
         known.update(zip(equation.outvars, results, strict=True))
     return [read(v) for v in program.outvars]
+
+
+def _at_its_precision(call: Any) -> Any:
+    """Where the derivative of a call is made: with the precision that its own products were traced with."""
+    found = [e.params["precision"] for e in call.jaxpr.eqns if e.params.get("precision")] if call is not None else []
+    asked = found[0][0] if found and isinstance(found[0], tuple) else found[0] if found else None
+    names = {lax.Precision.HIGHEST: "highest", lax.Precision.HIGH: "tensorfloat32"}
+    return jax.default_matmul_precision(names[asked]) if asked in names else nullcontext()
 
 
 OWN_DERIVATIVE = frozenset({"custom_jvp_call", "custom_vjp_call"})
