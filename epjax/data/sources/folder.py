@@ -64,12 +64,12 @@ def _with_images(train: Path, val: Path, classes: tuple[str, ...]) -> tuple[str,
     }
     for split, other in ((train, val), (val, train)):
         if missing := [c for c in classes if c in empty[split] and any(_images(other / c))]:
-            named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise ValueError(f"{split} has no image of class {named}, and {other.name}/ has: both must have the same")
+            raise ValueError(
+                f"{split} has no image of class {_first(missing)}, and {other.name}/ has: both must have the same"
+            )
     nothing = [c for c in classes if c in empty[train]]
     if nothing and len(nothing) < len(classes):
-        named = ", ".join(nothing[:3]) + (", ..." if len(nothing) > 3 else "")
-        warnings.warn(f"class folders without an image are left out: {named}", stacklevel=4)
+        warnings.warn(f"class folders without an image are left out: {_first(nothing)}", stacklevel=4)
         return tuple(c for c in classes if c not in nothing)
     return classes
 
@@ -104,4 +104,9 @@ def _what_is_there(path: Path) -> str:
         return "there is no val/ (nor test/): put some images of each class there"
     if not any(path.iterdir()):
         return "it is empty"
-    return f"it holds {', '.join(folders[:3]) or 'no folder'}{', ...' if len(folders) > 3 else ''}"
+    return f"it holds {_first(folders) or 'no folder'}"
+
+
+def _first(names: list[str]) -> str:
+    """The first three of them."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
