@@ -15,7 +15,7 @@ import pytest
 import epjax
 from epjax.hardware import Adc, Device, Settling, dead_band, soft_bounds
 from epjax.hardware.nudging import Imprecise
-from epjax.hardware.thermal import shaken, stiffness, warm_free
+from epjax.hardware.thermal import shaken, warm_free
 from epjax.network.activation import identity, tanh
 from epjax.network.drive import Dense
 from epjax.perturbation import Nudge
@@ -114,7 +114,7 @@ def test_stiffness_is_the_second_derivative_of_the_energy(x64):
         params, x = wide(params), jnp.asarray([0.3, 0.2, 0.9, 0.4])
         rest = net.free(params, x, Relax(50, 1e-13))
         H = jax.hessian(lambda s, net=net, params=params, x=x: net.energy(params, x, (s,)))(rest.states[0])
-        np.testing.assert_allclose(np.diag(H), stiffness(net, rest.fields[0], net.scale(params, 1)), rtol=1e-9)
+        np.testing.assert_allclose(np.diag(H), net.stiffness(rest.fields[0], net.scale(params, 1)), rtol=1e-9)
 
 
 def test_a_warm_device_is_keyed():

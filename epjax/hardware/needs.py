@@ -22,7 +22,6 @@ from epjax.cost import Cost, as_cost
 from epjax.estimator import exact_value_and_grad, value_and_grad
 from epjax.hardware.device import Device
 from epjax.hardware.reading import Adc
-from epjax.hardware.thermal import stiffness
 from epjax.hardware.values import check_least
 from epjax.network import Params
 from epjax.shapes import Array
@@ -305,7 +304,7 @@ def _energies(device: Device, params: Params, x: Array, free: Any, moved: tuple[
 
         def one(x: Array) -> Array:
             rest = system.free(w, x, free)
-            found = (stiffness(system, z, system.scale(w, k)) for k, z in enumerate(rest.fields, start=1))
+            found = (system.stiffness(z, system.scale(w, k)) for k, z in enumerate(rest.fields, start=1))
             return jnp.stack([jnp.mean(kappa) for kappa in found])
 
         stiff = tuple(map(float, jax.jit(jax.vmap(one))(x).mean(axis=0)))

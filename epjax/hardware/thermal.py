@@ -24,7 +24,6 @@ from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.shapes import Array
 from epjax.systems.chain import Chain, Rest
-from epjax.systems.oscillators import Oscillators
 from epjax.systems.pcn import PCN
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Solution, relative
@@ -83,7 +82,7 @@ def _fluctuate(
             return held
         z = field(k, s)
         new = chain.towards(k, s[k - 1], chain.respond(k, z, scales[k - 1]), w)
-        kick = jnp.sqrt(strength / stiffness(chain, z, scales[k - 1])) * xi
+        kick = jnp.sqrt(strength / chain.stiffness(z, scales[k - 1])) * xi
         return chain.towards(k, new, new + kick, jnp.ones((), dtype))  # into the range
 
     def one_pass(i: Any, s: States) -> States:
@@ -98,13 +97,6 @@ def _fluctuate(
     rest = rest if held is None else [*rest[:-1], held]
     away = jnp.max(jnp.stack([relative(r - s_k, s_k) for r, s_k in zip(rest, s, strict=True)]))
     return s, Solution(None, None, jnp.int32(method.iterations), away, None, None)
-
-
-def stiffness(chain: Chain, z: Array, scale: Array | None) -> Array:
-    """kappa of a block in the field z."""
-    if isinstance(chain, Oscillators):
-        return jnp.hypot(z[0], z[1])
-    return jnp.ones_like(z) if scale is None else scale
 
 
 def shaken(pcn: PCN, params: Params, x: Array, errors: States, temperature: Number, key: Array) -> States:

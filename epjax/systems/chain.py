@@ -292,6 +292,10 @@ class Chain:
             states, d = tuple(s + d_k for s, d_k in zip(free.states, found.blocks, strict=True)), found.blocks
         return Solution(states, d, found.iterations, found.residual, found.converged, None, found.changes)
 
+    def stiffness(self, z: Array, scale: Array | None) -> Array:
+        """kappa_k = d^2E/ds_k^2 of a block in the field z: what its unit weighs, 1 where it has no scale."""
+        return jnp.ones_like(z) if scale is None else scale
+
     def _at_rest(self, s_L: Array) -> Array:
         """No push on the output."""
         return self.lift(jnp.zeros_like(s_L))

@@ -130,6 +130,11 @@ class Oscillators(Chain):
         turns = jnp.round(step.real / (2 * math.pi)).astype(step.dtype)
         return old + w.astype(step.dtype) * (step - 2 * math.pi * turns)
 
+    def stiffness(self, z: Inexact[Array, "2 features"], scale: Array | None) -> Inexact[Array, " features"]:
+        """|z|."""
+        del scale
+        return jnp.hypot(z[0], z[1])
+
     def readout(self, s_L: Inexact[Array, " features"]) -> Inexact[Array, " features"]:
         """sin p_L."""
         return jnp.sin(s_L)
