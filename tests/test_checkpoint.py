@@ -5,7 +5,9 @@ a damaged checkpoint that stops the run or is overwritten, the best one thrown a
 configuration.
 """
 
+import asyncio
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -391,6 +393,30 @@ def test_a_disk_that_refuses_is_one_sentence(folder, monkeypatch, number):
         checkpoints.save(2, make_state(2, 2))
     assert_same(checkpoints.restore(like(make_state())).state, make_state(1, 1))
     checkpoints.close()
+
+
+def test_what_orbax_left_on_its_way_complains_to_nobody(caplog):
+    """A reader of another array fails as its event loop goes, and is let go of long after the sentence was said."""
+
+    async def fail():
+        raise ValueError("another array is damaged as well")
+
+    async def read():
+        kept.append(asyncio.get_running_loop().create_task(fail()))
+        await asyncio.wait(kept)
+
+    def damaged():
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(read())
+        loop.close()
+        raise OSError("damaged")
+
+    kept = []
+    with pytest.raises(OSError, match="damaged"), checkpoint._quiet():
+        damaged()
+    kept.clear()
+    gc.collect()
+    assert not caplog.records
 
 
 def test_keep_must_be_positive(folder):

@@ -62,7 +62,8 @@ def test_states_and_gradient_are_those_of_the_energy(method, perturbation):
 def test_the_recorded_energy_is_that_of_the_state():
     params, x, y = case()
     method = epjax.Sweep(40, update="pgd", trace=True)
-    ep = epjax.value_and_grad(PCN(NET, PI), "squared_error", scheme="forward", equilibration=method, keep_states=True)
+    options = {"scheme": "forward", "beta": 0.05, "keep_states": True}
+    ep = epjax.value_and_grad(PCN(NET, PI), "squared_error", equilibration=method, **options)
     solution = jax.jit(ep)(params, x, y, None)[0][1].solution
     h = tuple(h_k[:, 0] for h_k in solution.h)
     F = jax.vmap(partial(epjax.energy.energy, NET, params, precisions=PI))(x, h)

@@ -488,10 +488,14 @@ def _await_orphans() -> None:
             alive = gc.get_objects()
             if told is None and all(one.done() for one in alive if isinstance(one, tensorstore.Future)):
                 told = time.monotonic() + _TOLD_WITHIN
-            tasks = (one for one in alive if isinstance(one, asyncio.Task))
-            if not any(task.get_loop().is_closed() and not task.done() for task in tasks):
+            tasks = [one for one in alive if isinstance(one, asyncio.Task) and one.get_loop().is_closed()]
+            ended = [task for task in tasks if task.done()]
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # looked at: a task whose failure nobody saw complains when it is let go of
+            if len(ended) == len(tasks):
                 return
-            del alive
+            del alive, tasks, ended
             time.sleep(0.01)
 
 
