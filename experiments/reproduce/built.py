@@ -132,7 +132,7 @@ class Built:
         if self.way in WEIGHTS_STAY:
             start = ideal_weights(self.setting, data)
         share, cost = program(start, level, jnp.float32(beta), *found)
-        lines = [
+        lines: list[dict[str, Any]] = [
             {"epoch": self.setting.epochs, "seed": i, "val_top1_error": 100 * float(e), "val_images": len(found[3])}
             | {"val_cost": float(c) if np.isfinite(c) else None}
             for i, (e, c) in enumerate(zip(share, cost, strict=True))

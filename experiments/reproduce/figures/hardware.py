@@ -1,10 +1,10 @@
 """What must hardware be like? Four systems with read noise, few bits, mismatch and no time to settle.
 
-784-128-10, the first 10,000 images, three epochs, three seeds (chips). Every error is that of the device itself, without
-noise on its outputs. Beside centered EP stand the exact gradient of the same device, and weights that were trained on
-the ideal system and then moved onto the device. A budget, measured before training, names the beta for each noise.
-Published and to be tested: on resistive networks EP has a critical read noise that does not depend on the data and
-grows with the square root of the reads (arXiv:2503.22810). (ours)
+784-128-10, the first 10,000 images, three epochs, three seeds (chips). Every error is that of the device itself,
+without noise on its outputs. Beside centered EP stand the exact gradient of the same device, and weights that were
+trained on the ideal system and then moved onto the device. A budget, measured before training, names the beta for each
+noise. Published and to be tested: on resistive networks EP has a critical read noise that does not depend on the data
+and grows with the square root of the reads (arXiv:2503.22810). (ours)
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,8 @@ WAYS: tuple[Way, ...] = ("EP", "exact", "moved", "tuned")
 
 def cell(system: str, fault: Fault, beta: float | None, way: Way = "EP", dataset: str = "mnist") -> Built:
     """One device, all seeds."""
-    place: dict[str, Any] = {
-        "dataset": dataset,
-        "system": system,
-        "fault": fault.kind,
-        "level": float(f"{fault.level:.3g}"),
-    }
-    place |= {"way": way, "beta": "budget" if beta is None else float(f"{beta:.3g}")}
+    place: dict[str, Any] = {"dataset": dataset, "system": system, "fault": fault.kind, "level": _3(fault.level)}
+    place |= {"way": way, "beta": "budget" if beta is None else _3(beta)}
     place |= {"reads": fault.reads, "rounding": fault.rounding}
     return Built(place, Setting(system, dataset), fault, way, beta)
 
@@ -114,7 +109,7 @@ def _map(axis: Any, results: Sequence[Result], system: str) -> Any:
 
 
 def _axes(axes: Any, results: Sequence[Result]) -> None:
-    series = {
+    series: dict[str, dict[str, dict[str, Any]]] = {
         "mismatch": {"EP": {"way": "EP"}, "exact gradient": {"way": "exact"}, "moved": {"way": "moved"}},
         "weight bits": {
             "EP": {"way": "EP", "rounding": "stochastic"},
