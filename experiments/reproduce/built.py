@@ -37,6 +37,8 @@ RATES = {"PCN": 0.1}
 SETTLED = 60
 """Passes of the oscillators' free phase where its exact gradient is taken, which needs phases at rest."""
 SEEDS = 3
+SPAN = 4.0
+"""A converter's range beside that of the states at the start, which grow."""
 WEIGHTS_STAY: tuple[Way, ...] = ("moved", "tuned")
 
 
@@ -68,7 +70,7 @@ class Setting:
 class Fault:
     """One non-ideality; `level` is its strength.
 
-    read noise       share of a layer's RMS            converter bits   over twice a layer's range at the start
+    read noise       share of a layer's RMS            converter bits   over `SPAN` ranges of a layer at the start
     weight bits      of a stored coupling              mismatch         standard deviation of log m
     passes           of both phases
     """
@@ -107,7 +109,7 @@ class Built:
         """All its options, of the recipe too."""
         recipe = self.setting.recipe
         told: dict[str, Any] = asdict(self.setting) | asdict(self.fault) | {"way": self.way, "beta": self.beta}
-        told |= {"seeds": SEEDS, "rate": rate(self.setting), "layer_rates": recipe.optimiser.layer_rates}
+        told |= {"seeds": SEEDS, "span": SPAN, "rate": rate(self.setting), "layer_rates": recipe.optimiser.layer_rates}
         told |= {"batch_size": recipe.optimiser.batch_size, "cost": recipe.gradient.cost}
         told |= {"iterations": recipe.gradient.iterations, "free_iterations": recipe.gradient.free_iterations}
         return json.loads(json.dumps(told))  # type: ignore[no-any-return]
@@ -198,10 +200,11 @@ def phases(setting: Setting) -> dict[str, Any]:
 
 
 def ranges_of(system: Any, params: Any, x: Any) -> tuple[Any, Any]:
-    """Ends of a converter for each layer: twice the range of the free states at the start, about its middle."""
+    """Ends of a converter for each layer: `SPAN` times the range of the free states at the start, about its middle."""
     states = jax.vmap(lambda x: system.free(params, x).states)(x)
     low, high = (jnp.stack([f(s) for s in states]) for f in (jnp.min, jnp.max))
-    return low - 0.5 * (high - low), high + 0.5 * (high - low)
+    wide = 0.5 * (SPAN - 1) * (high - low)
+    return low - wide, high + wide
 
 
 @cache
