@@ -19,6 +19,8 @@ from epjax.estimator import Phases
 from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
 from epjax.runs.algorithm import ALGORITHMS
+from epjax.runs.device import Hardware
+from epjax.runs.option import BEFORE, EACH, NUMBERS, option
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.relax import Order
@@ -36,20 +38,6 @@ else:  # what there is, and nothing else, can be asked for
         tyro.extras.literal_type_from_choices(tuple(table))
         for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
     )
-
-NUMBERS, EACH, BEFORE = "numbers", "each", "before"
-
-
-def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, before: Any = MISSING) -> Any:
-    """A field of a group of options, with what the machinery must know of it beside its default.
-
-    * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
-    * `each`: the processes of one run may have different values, for it says what lies where.
-    * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
-      A function of all options by name where it depends on them.
-    """
-    known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
-    return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
 
 
 def whole_steps(options: Mapping[str, Any]) -> Any:
@@ -215,6 +203,7 @@ class Config:
     optimiser: Optimiser = field(default_factory=Optimiser)
     feed: Feed = field(default_factory=Feed)
     processes: Processes = field(default_factory=Processes)
+    hardware: Hardware = field(default_factory=Hardware)
 
 
 C = TypeVar("C", bound=Config)

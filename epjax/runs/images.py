@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from epjax.data import Dataset, Transform, open_dataset
 from epjax.data.source import Stats
 from epjax.data.transforms import Augmentation
-from epjax.runs.config import option
+from epjax.runs.option import option
 
 
 class DataOptions(Protocol):
