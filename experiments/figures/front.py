@@ -48,15 +48,14 @@ def parity(axis: Axes) -> None:
         for step, (algorithm, colour, name) in enumerate((("bp", BP, "backpropagation"), ("ep", EP, "EP"))):
             found = errors(cells, dataset=dataset, cost="cross_entropy", algorithm=algorithm)
             at, mean = y + 0.16 - 0.32 * step, sum(found) / len(found)
-            axis.plot(found, [at] * len(found), "o", color=colour, alpha=0.45, markersize=5)
-            axis.plot(
-                [mean], [at], "|", color=colour, markersize=16, markeredgewidth=2.5, label=name if y == 0 else None
-            )
+            label = name if y == 0 else None
+            axis.plot(found, [at] * len(found), "o", color=colour, alpha=0.45, markersize=5, label=label)
+            axis.plot([mean], [at], "|", color=colour, markersize=16, markeredgewidth=2.5)
     dress(axis)
     axis.set_yticks(range(len(DATA)), list(DATA.values()))
     axis.set_ylim(len(DATA) - 0.5, -0.5)
     axis.set_xlim(0, 100)
-    axis.set_xlabel("test error (%), three seeds and their mean", color=INK, fontsize=9)
+    axis.set_xlabel("error on held-out images (%), three seeds and their mean", color=INK, fontsize=9)
     axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     axis.set_title("EP learns what backpropagation learns ...", loc="left", fontsize=11, color=INK)
 
