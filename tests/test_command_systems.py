@@ -63,6 +63,9 @@ def test_a_system_is_trained_stopped_continued_asked_and_diagnosed(name, tmp_pat
     assert predict.main([str(picture), "--workdir", str(whole), *nudge]) == 0
     assert diagnose.main(["--workdir", str(whole), "--images", "4"]) == 0
     told = capsys.readouterr().out
+    opened = [line for line in told.split("\nepoch ")[0].splitlines() if line[0] != " "]
+    assert [line.split()[0] for line in opened][:6] == ["model", "data", "devices", "method", "plan", "recipe"]
+    assert "hidden 16 (not 256)" in told
     assert "q = " in told
     assert ("free phase: residual" in told) == (name != "perceptron")
     assert json.loads((whole / "config.json").read_text())["pixels"] == "unit"

@@ -25,7 +25,7 @@ ROOM = "epjax.recipes"
 
 
 class NetworkOptions(Protocol):
-    """A frozen dataclass of options that makes a network; its docstring heads them in `--help`."""
+    """A frozen dataclass of options that makes a network; its docstring heads them in `--help-all`."""
 
     @property
     def title(self) -> str:
