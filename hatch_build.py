@@ -1,4 +1,4 @@
-"""The long description of a release: README.md with its links made absolute, for an index shows it without the files."""
+"""The long description of a release: README.md with absolute links, for an index shows it without the files."""
 
 import re
 from pathlib import Path
