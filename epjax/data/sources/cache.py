@@ -12,8 +12,8 @@ import numpy as np
 
 def load(stem: str, key: str) -> dict[str, np.ndarray]:
     """The arrays that were kept under `key`, by name; none where there are none, or where they cannot be read."""
-    with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(_file(stem, key)) as columns:
-        return dict(columns)
+    with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), open(_file(stem, key), "rb") as file:
+        return dict(np.load(file))
     return {}
 
 

@@ -37,7 +37,7 @@ def synsets(path: Path) -> Synsets:
         table = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
         numbers, wnids, words = (table[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "words"))
     except Exception as error:  # what the reader raises for bytes that are no such file has no common name
-        raise ValueError(f"{path} holds no table of synsets as meta.mat of ILSVRC2012 does: {error}") from None
+        raise ValueError(f"{path} holds no table of synsets as meta.mat of ILSVRC2012 does") from error
     return Synsets({int(n): str(w) for n, w in zip(numbers, wnids, strict=True)}, dict(zip(wnids, words, strict=True)))
 
 
@@ -56,7 +56,7 @@ def _content(path: Path, name: str) -> bytes:
     if path.name != ARCHIVE:
         return path.read_bytes()
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:gz") as tar:
             member = next((m for m in tar if m.isfile() and m.name.rpartition("/")[2] == name), None)
             file = None if member is None else tar.extractfile(member)
             if file is not None:

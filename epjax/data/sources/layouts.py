@@ -103,7 +103,7 @@ class FlatValidation:
         train, val = path / "train", validation(path)
         assert val is not None
         classes = train_classes(train)
-        (names,) = listings.images([val])
+        names = sorted(*listings.images([val]))
         labels, file = labelled(val, names, places(path), classes)
         found = of_classes(listings, train, classes)
         classes = with_images(train, val, classes, found, set(labels))
@@ -163,7 +163,7 @@ class TinyImageNet:
             classes = with_images(train, val, classes, found, having(in_val))
             about = f"Tiny ImageNet's train/WNID/images, class folders in {val.name}/"
             return Splits(classes, below(train, classes, found), below(val, classes, in_val), about)
-        (names,) = listings.images([inner])
+        names = sorted(*listings.images([inner]))
         labels, file = annotated(val, names)
         refuse_unknown(file, labels, classes)
         classes = with_images(train, val, classes, found, set(labels))
