@@ -333,6 +333,26 @@ def test_lists_that_do_not_fit_the_images(images, tmp_path):
 
 
 @fast
+def test_other_texts_beside_the_images_are_no_lists(images, tmp_path):
+    root = images.flat(tmp_path)
+    (root / "val.txt").write_text(lines(images))
+    (root / "README.txt").write_text("The images\nThe labels\n\n# x\n")
+    (root / "val_boxes.txt").write_text(lines(images, label=lambda c: "1 2 3 4"))
+    (root / "val_boxes.csv").write_text(lines(images, separator=",", label=lambda c: "1,2,3,4"))
+    (root / "noise.txt").write_bytes(bytes(range(256)))
+    assert open_dataset(str(root)).origin.count("flat with classes from val.txt") == 1
+
+
+@fast
+@pytest.mark.parametrize(("names", "separator"), [(("golden cat", "red fox"), ","), (("1", "2"), " ")])
+def test_classes_whose_names_have_spaces_or_are_numbers(tmp_path, names, separator):
+    images = few_images(names)
+    root, folders = images.flat(tmp_path / "flat"), images.folder(tmp_path / "folders")
+    (root / "val.txt").write_text(lines(images, separator=separator))
+    assert content(open_dataset(str(root))) == content(open_dataset(str(folders)))
+
+
+@fast
 def test_a_devkit_that_does_not_fit(images, tmp_path):
     root = images.devkit(images.flat(tmp_path), WORDS)
     truth, meta = root / "ILSVRC2012_validation_ground_truth.txt", root / "meta.mat"

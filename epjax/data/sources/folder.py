@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from epjax.data.source import Dataset, Example, canonical_order, digest, first_few, make_dataset, recipe_of
-from epjax.data.sources.layouts import LAYOUTS, Layout, Unsplit
+from epjax.data.sources.layouts import KAGGLE, LAYOUTS, Layout, Unsplit
 from epjax.data.sources.listing import Listings, class_folders
 
 
@@ -62,7 +62,7 @@ def _what_is_there(path: Path) -> str:
     folders = class_folders(path)
     if path.name in ("train", "val") and (path.parent / "train").is_dir():
         return f"it is one split: give {path.parent}"
-    if nested := [f for f in folders if (path / f / "train").is_dir()]:
+    if nested := [f for f in folders if any((path / f / inner / "train").is_dir() for inner in ("", KAGGLE[0]))]:
         return f"its folder {nested[0]} does: give {path / nested[0]}"
     if "train" in folders:
         return "there is no val/ (nor test/): put some images of each class there"

@@ -1,7 +1,8 @@
 """Classes of images that lie in one folder: by ILSVRC2012's development kit, Kaggle's list, or lines NAME LABEL."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from epjax.data.source import first_few
@@ -10,6 +11,8 @@ from epjax.data.sources import devkit
 KAGGLE = "LOC_val_solution.csv"
 ALLOWED = f"{devkit.ARCHIVE} (or {devkit.TRUTH} and {devkit.META}), {KAGGLE}, or a text or CSV file of lines NAME LABEL"
 
+_NUMBERED = re.compile(r".*_(\d{8})\.\w+")
+
 Labelled = tuple[list[str], Path]
 """The class of each image, and the file that says so."""
 
@@ -17,11 +20,10 @@ Labelled = tuple[list[str], Path]
 def places(path: Path) -> list[Path]:
     """The folders in which the lists that come with the images at `path` may lie."""
     path = path.parent if path.is_file() else path
-    whole, found = path.resolve(), [path / "val", path / "validation", path]
+    found = [path / "val", path / "validation", path / "test", path]
     for above, tail in enumerate(("ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC")):
-        if whole.match(tail):
-            found.append(whole.parents[above])
-    return [place for place in found if place.is_dir()]
+        found += [whole.parents[above] for whole in (path.absolute(), path.resolve()) if whole.match(tail)]
+    return [place for place in dict.fromkeys(found) if place.is_dir()]
 
 
 def find_labels(images: Sequence[str], where: Sequence[Path], classes: Sequence[str]) -> Labelled | None:
@@ -46,18 +48,17 @@ def _of_devkit(place: Path, images: Sequence[str], classes: Sequence[str]) -> La
         raise FileNotFoundError(
             f"{file} holds numbers of classes, and {devkit.META}, which names them, is not beside it"
         )
+    numbers = [int(found[1]) if (found := _NUMBERED.fullmatch(name)) else 0 for name in images]
+    if not any(numbers):
+        return None
     truth, wnids = devkit.truth(file), devkit.synsets(meta).wnids
     unknown = sorted(set(truth) - set(wnids))
     if unknown:
         raise ValueError(f"{file} holds class {unknown[0]}, which {meta} does not know")
-    return [wnids[truth[_number(name, len(truth)) - 1]] for name in images], file
-
-
-def _number(name: str, count: int) -> int:
-    number = name.rpartition(".")[0].rpartition("_")[2]
-    if not number.isdigit() or not 1 <= int(number) <= count:
-        raise ValueError(f"{name} is not named like ILSVRC2012_val_00000001.JPEG, with a number up to {count}")
-    return int(number)
+    for name, number in zip(images, numbers, strict=True):
+        if not 1 <= number <= len(truth):
+            raise ValueError(f"{name} is not named like ILSVRC2012_val_00000001.JPEG, with a number up to {len(truth)}")
+    return [wnids[truth[number - 1]] for number in numbers], file
 
 
 def _of_kaggle(place: Path, images: Sequence[str], classes: Sequence[str]) -> Labelled | None:
@@ -70,13 +71,13 @@ def _of_kaggle(place: Path, images: Sequence[str], classes: Sequence[str]) -> La
 
 
 def _of_lines(place: Path, images: Sequence[str], classes: Sequence[str]) -> Labelled | None:
-    """By the lists in a folder of which each row has two columns, and some row names one of the images."""
+    """By the lists in a folder that have two columns, of which the first names images; they must agree."""
     wanted, found = {*images, *map(_stem, images)}, list[Labelled]()
     for file in sorted(place.iterdir()):
         if file.suffix.lower() in (".txt", ".csv", ".tsv") and file.name[0] != "." and file.is_file():
-            listed = _two_columns(file)
+            listed = _two_columns(file, wanted, classes)
             if not wanted.isdisjoint(listed):
-                found.append((each(images, _named(listed, images, classes, file), file), file))
+                found.append((each(images, _named(listed, classes, file), file), file))
     for labels, file in found[1:]:
         for name, label, other in zip(images, found[0][0], labels, strict=True):
             if label != other:
@@ -86,15 +87,14 @@ def _of_lines(place: Path, images: Sequence[str], classes: Sequence[str]) -> Lab
     return found[0] if found else None
 
 
-def _two_columns(file: Path) -> dict[str, str]:
-    """The rows of a list by the first column, without folders; none where some row has not two."""
+def _two_columns(file: Path, wanted: Collection[str], classes: Collection[str]) -> dict[str, str]:
+    """The second column of a list by the first, without folders; rows that have more columns are of other lists."""
     listed: dict[str, str] = {}
     for row in rows(file):
-        if len(row) != 2:
-            return {}
-        name = row[0].replace("\\", "/").rpartition("/")[2]
-        if listed.setdefault(name, row[1]) != row[1]:
-            raise ValueError(f"{file} says both that {name} is {listed[name]} and that it is {row[1]}")
+        if len(row) == 2 and (" " not in row[1] or row[1] in classes):
+            name = row[0].replace("\\", "/").rpartition("/")[2]
+            if listed.setdefault(name, row[1]) != row[1] and name in wanted:
+                raise ValueError(f"{file} says both that {name} is {listed[name]} and that it is {row[1]}")
     return listed
 
 
@@ -107,7 +107,7 @@ def rows(file: Path) -> Iterator[list[str]]:
             yield [cell.strip() for cell in cells]
 
 
-def _named(listed: dict[str, str], images: Sequence[str], classes: Sequence[str], file: Path) -> dict[str, str]:
+def _named(listed: dict[str, str], classes: Sequence[str], file: Path) -> dict[str, str]:
     """The list with names of classes. One of numbers counts the sorted classes from 0, and must count all of them."""
     first, *others = listed.values()
     labels = {first, *others} if first.isdigit() or not others else set(others)  # the first row may be a header
