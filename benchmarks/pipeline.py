@@ -1,13 +1,16 @@
-"""How fast images come: read, decoded, cropped, batched, on the device; and what feeding and indexing cost.
+"""How fast images come: read, decoded, cropped, batched, on the device; and what feeding, indexing and listing cost.
 
 Images of about 500x375 to 224x224: real ImageNet JPEGs where EPJAX_SHARED_DATA (or ../shared/data) holds
 imagenet_sample.tar, else smooth noise. Other programs may run beside this one: what one thread does is timed by its CPU
 time, and the best of several interleaved rounds counts.
 """
 
+import contextlib
 import io
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,14 +29,18 @@ from benchmarks.rows import Row, Table, Target, at_least, at_most, find, only
 from epjax.data import Dataset, Example, RandomResizedCropFlip, Source, open_dataset, prefetch, train_batches
 from epjax.data.pipeline import Batches
 from epjax.data.sources.idx import ArraySource
+from epjax.data.sources.layouts import is_validation
 from epjax.data.transforms import PadCropFlip, Transform, decode
 
 NAME = "pipeline"
 COLUMNS = ("measure", "source", "threads", "workers", "value", "unit")
 
 SIZE, BATCH = 224, 32
+FOLDERS = "train/CLASS/*, val/CLASS/*"
 PILLOW, TRANSFORM = "bare Pillow: decode, crop", "decode, crop, flip over bare Pillow"
 PIPELINE = "whole pipeline in one thread over bare Pillow"
+LAYOUT, OVER_FOLDERS = "layout: whole pipeline in one thread", "layout: over class folders"
+LIST, LIST_AGAIN = "folders: list the images", "folders: the next start"
 SCALING, WAITING = "two threads over one", "share of time waiting for a batch"
 BUILD, BUILD_MEMORY, LOAD, LOAD_MEMORY = (
     "index: build",
@@ -78,20 +85,46 @@ def _noise(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def forms(images: list[bytes], root: Path) -> dict[str, Dataset]:
-    """The images in every form that holds files."""
+def toy(images: list[bytes]) -> Images:
+    """The images as a training set of eleven classes, with one validation image."""
     train: dict[str, dict[str, bytes]] = {}
     for i, content in enumerate(images):
         train.setdefault(f"n{i % 10:08d}", {})[f"n{i % 10:08d}_{i}.JPEG"] = content
     # Validation images of the ILSVRC tar have their true classes, which the tiny training set must know.
     val = {"n01751748": {"ILSVRC2012_val_00000001.JPEG": images[0]}}
-    made = Images({"train": train | {"n01751748": {"n01751748_0.JPEG": images[0]}}, "val": val})
+    return Images({"train": train | {"n01751748": {"n01751748_0.JPEG": images[0]}}, "val": val})
+
+
+def forms(made: Images, root: Path) -> dict[str, Dataset]:
+    """The images in every form that holds files."""
     return {
         "folder": open_dataset(f"folder:{made.folder(root / 'folder')}"),
         "ILSVRC2012 tars": open_dataset(f"tar:{made.ilsvrc_tars(root / 'tars')}"),
         "tar of class folders": open_dataset(f"tar:{made.class_tar(root / 'images.tar')}"),
         "ArrayRecord": open_dataset(f"tfds:imagenet2012@{made.array_record(root / 'tfds')}"),
     }
+
+
+def layouts(made: Images, root: Path) -> dict[str, Source]:
+    """The training images in every layout of folders, class folders first: the same in the same order."""
+    lists, kit = made.flat(root / "lists"), made.flat(root / "kit")
+    (lists / "val.txt").write_text("".join(f"{file} {c}\n" for c, file in made.validation()))
+    made.devkit(kit, dict.fromkeys(made.splits["train"], "a word"))
+    unsplit = Images({"train": made.splits["train"]}).folder(root / "unsplit") / "train"
+    share, place = 1e-3, next(iter(made.splits["train"]))  # so small that one image alone is for validation: this one
+    file = next(
+        name for name in map("{}.JPEG".format, itertools.count()) if is_validation(f"{place}/{name}".encode(), share)
+    )
+    (unsplit / place / file).write_bytes(b"x")
+    found = {
+        FOLDERS: open_dataset(str(made.folder(root / "folders"))),
+        "flat val/, NAME LABEL": open_dataset(str(lists)),
+        "flat val/, devkit": open_dataset(str(kit)),
+        "Kaggle": open_dataset(str(made.kaggle(root / "kaggle"))),
+        "Tiny ImageNet": open_dataset(str(made.tiny(root / "tiny"))),
+        "CLASS/* without a split": open_dataset(str(unsplit), share),
+    }
+    return {name: dataset.train for name, dataset in found.items()}
 
 
 # Rates
@@ -209,6 +242,44 @@ def feeding(images: list[bytes], steps: int, rounds: int) -> list[Row]:
     return [_row(WAITING, "memory", float(np.median(shares)), "of the time", threads=2, workers=0)]
 
 
+def over_folders(sources: dict[str, Source], rounds: int) -> list[Row]:
+    """Each layout's rate through the pipeline, and over that of class folders (median of interleaved rounds)."""
+    times: dict[str, list[float]] = {name: [] for name in sources}
+    steps = len(sources[FOLDERS]) // BATCH
+    with contextlib.ExitStack() as stack:
+        transform = RandomResizedCropFlip(SIZE)
+        batches = {name: stack.enter_context(_batches(source, transform, 0, 0)) for name, source in sources.items()}
+        for turn in range(rounds):
+            names = list(sources)[turn % len(sources) :] + list(sources)[: turn % len(sources)]
+            for name in names:
+                times[name].append(_cpu_seconds(lambda it=batches[name]: [next(it) for _ in range(steps)]))  # type: ignore[misc]
+    one = {"threads": 1, "workers": 0}
+    rows = [_row(LAYOUT, name, steps * BATCH / min(t), "images/s of CPU time", **one) for name, t in times.items()]
+    ratios = {name: float(np.median(np.divide(times[FOLDERS], t))) for name, t in times.items() if name != FOLDERS}
+    return rows + [_row(OVER_FOLDERS, name, ratio, "of the rate", **one) for name, ratio in ratios.items()]
+
+
+def listing(count: int, root: Path) -> list[Row]:
+    """Opening folders of so many links to one file, for the first time and the next."""
+    root.mkdir()
+    (root / "one.bin").write_bytes(b"x")
+    for k in range(1000):
+        for split, each in (("train", count // 1000), ("val", 1)):
+            folder = root / split / f"n{k:08d}"
+            folder.mkdir(parents=True)
+            for i in range(each):
+                (folder / f"n{k:08d}_{i}.JPEG").symlink_to("../../one.bin")
+    time.sleep(2.1)  # Folders that have just changed are not kept.
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        open_dataset(str(root))
+        seconds.append(time.perf_counter() - start)
+    shutil.rmtree(root)
+    name = f"{count:,} links in 1,000 folders"
+    return [_row(LIST, name, seconds[0], "s"), _row(LIST_AGAIN, name, seconds[1], "s")]
+
+
 _INDEX = """
 import json, sys, time
 from pathlib import Path
@@ -280,13 +351,16 @@ def run(quick: bool) -> list[Row]:
     images, what = photographs(32 if quick else 96)
     rounds, rows = (1 if quick else 5), []
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root = Path(folder).resolve()
         os.environ.setdefault("XDG_CACHE_HOME", str(root / "cache"))
         rows += against_pillow(images, 1 if quick else 15)
         rows += scaling(images, 1 if quick else 6)
         rows += feeding(images, 4 if quick else 20, 1 if quick else 7)
         rows += indexing(10_000 if quick else 1_280_000, root)
-        for name, dataset in forms(images, root).items():
+        rows += listing(10_000 if quick else 1_280_000, root / "names")
+        made = toy(images)
+        rows += over_folders(layouts(made, root / "layouts"), 1 if quick else 24)
+        for name, dataset in forms(made, root).items():
             rows += stages(name, dataset.train, RandomResizedCropFlip(SIZE), rounds)
         rows += batching(name, dataset.train, RandomResizedCropFlip(SIZE), quick)
         small = ArraySource(np.zeros((512, 32, 32, 3), np.uint8), np.zeros(512), "arrays", 10)
@@ -297,12 +371,16 @@ def run(quick: bool) -> list[Row]:
 
 def targets(rows: list[Row]) -> list[Target]:
     """what the pipeline must reach."""
-    value = {row["measure"]: row["value"] for row in rows if row["source"] == "memory" or "index" in row["measure"]}
+    apart = ("index", "folders:")
+    value = {r["measure"]: r["value"] for r in rows if r["source"] == "memory" or r["measure"].startswith(apart)}
+    over = find(rows, measure=OVER_FOLDERS)
     return [
         at_least(TRANSFORM, value[TRANSFORM], 0.9),
         at_least(PIPELINE, value[PIPELINE], 0.9),
         at_least(SCALING, value[SCALING], 1.8),
         at_most(f"{WAITING}, the step being as long", value[WAITING], 0.05),
+        at_least("slowest layout of folders over train/CLASS/*", min(row["value"] for row in over), 0.97),
+        at_most("listing 1.28 million names: seconds", value[LIST], 20),
         at_most("index of 1.28 million images: MB to build", value[BUILD_MEMORY], 200),
         at_most("index of 1.28 million images: MB to load", value[LOAD_MEMORY], 200),
         at_most("index of 1.28 million images: seconds to load", value[LOAD], 2),
@@ -316,14 +394,27 @@ def tables(rows: list[Row]) -> list[Table]:
         values = {m: only(rows, source=source, measure=m) for m in ("read", "decode", "augment")}
         stage_rows.append({"source": source} | {m: row["value"] if row else None for m, row in values.items()})
     batches = [row for row in rows if row["measure"] in ("batch", "transfer")]
-    rest = [row for row in rows if row["measure"] not in ("read", "decode", "augment", "batch", "transfer")]
+    rest = [
+        row
+        for row in rows
+        if row not in laid and row["measure"] not in ("read", "decode", "augment", "batch", "transfer")
+    ]
+    layout_rows: list[Row] = []
+    for row in find(rows, measure=LAYOUT):
+        ratio = only(rows, measure=OVER_FOLDERS, source=row["source"])
+        numbers = {
+            "images/s of CPU time": row["value"],
+            "of the rate of class folders": ratio["value"] if ratio else None,
+        }
+        layout_rows.append({"source": row["source"]} | numbers)
     stages_title = "Images/s of CPU time after each stage, one thread"
     return [
         Table(stages_title, ("source", "read", "decode", "augment"), stage_rows),
         Table(
             "Batches, images/s; transfer: on the device", ("source", "measure", "threads", "workers", "value"), batches
         ),
-        Table("From memory, and indices of tars", COLUMNS, rest),
+        Table("Layouts of folders", ("source", "images/s of CPU time", "of the rate of class folders"), layout_rows),
+        Table("From memory, indices of tars and listings of folders", COLUMNS, rest),
     ]
 
 
