@@ -394,11 +394,8 @@ def tables(rows: list[Row]) -> list[Table]:
         values = {m: only(rows, source=source, measure=m) for m in ("read", "decode", "augment")}
         stage_rows.append({"source": source} | {m: row["value"] if row else None for m, row in values.items()})
     batches = [row for row in rows if row["measure"] in ("batch", "transfer")]
-    rest = [
-        row
-        for row in rows
-        if row not in laid and row["measure"] not in ("read", "decode", "augment", "batch", "transfer")
-    ]
+    shown = ("read", "decode", "augment", "batch", "transfer", LAYOUT, OVER_FOLDERS)
+    rest = [row for row in rows if row["measure"] not in shown]
     layout_rows: list[Row] = []
     for row in find(rows, measure=LAYOUT):
         ratio = only(rows, measure=OVER_FOLDERS, source=row["source"])
