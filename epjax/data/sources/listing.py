@@ -25,7 +25,7 @@ SETTLED = 2_000_000_000
 
 
 class Folder(NamedTuple):
-    """The names of the images in a folder, as bytes; `stamp` is when it changed, and its inode; or 0 where not settled.
+    """The names of the images in a folder, as bytes; `stamp` is when it, and what is known of it, changed: 0 if just now.
 
     `left_out` names the files of 0 bytes and the links that lead nowhere, which are no images.
     """
@@ -52,7 +52,7 @@ class Listings:
         if kind is None and self._stale and settled:
             cache.save(self._stem, self._key, _packed(settled))
         left_out = sorted(name for folder in self._seen.values() for name in folder.left_out)
-        if kind is None and left_out:
+        if left_out:
             what = f"{len(left_out)} file{'s' * (len(left_out) > 1)} of 0 bytes, or links that lead nowhere,"
             warnings.warn(f"{what} are left out: {first_few(left_out)}", stacklevel=3)
 
@@ -125,7 +125,7 @@ def _stamp(path: str) -> tuple[int, int]:
         status = os.stat(path)
     except FileNotFoundError:
         return 0, 0
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _packed(folders: dict[str, Folder]) -> dict[str, np.ndarray]:
