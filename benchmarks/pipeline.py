@@ -1,16 +1,13 @@
-"""How fast images come: read, decoded, cropped, batched, on the device; and what feeding, indexing and listing cost.
+"""How fast images come: read, decoded, cropped, batched, on the device; and what feeding and indexing cost.
 
 Images of about 500x375 to 224x224: real ImageNet JPEGs where EPJAX_SHARED_DATA (or ../shared/data) holds
 imagenet_sample.tar, else smooth noise. Other programs may run beside this one: what one thread does is timed by its CPU
 time, and the best of several interleaved rounds counts.
 """
 
-import contextlib
 import io
-import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,18 +26,14 @@ from benchmarks.rows import Row, Table, Target, at_least, at_most, find, only
 from epjax.data import Dataset, Example, RandomResizedCropFlip, Source, open_dataset, prefetch, train_batches
 from epjax.data.pipeline import Batches
 from epjax.data.sources.idx import ArraySource
-from epjax.data.sources.layouts import is_validation
 from epjax.data.transforms import PadCropFlip, Transform, decode
 
 NAME = "pipeline"
 COLUMNS = ("measure", "source", "threads", "workers", "value", "unit")
 
 SIZE, BATCH = 224, 32
-FOLDERS = "train/CLASS/*, val/CLASS/*"
 PILLOW, TRANSFORM = "bare Pillow: decode, crop", "decode, crop, flip over bare Pillow"
 PIPELINE = "whole pipeline in one thread over bare Pillow"
-LAYOUT, OVER_FOLDERS = "layout: whole pipeline in one thread", "layout: over class folders"
-LIST, LIST_AGAIN = "folders: list the images", "folders: the next start"
 SCALING, WAITING = "two threads over one", "share of time waiting for a batch"
 BUILD, BUILD_MEMORY, LOAD, LOAD_MEMORY = (
     "index: build",
@@ -105,32 +98,11 @@ def forms(made: Images, root: Path) -> dict[str, Dataset]:
     }
 
 
-def layouts(made: Images, root: Path) -> dict[str, Source]:
-    """The training images in every layout of folders, class folders first: the same in the same order."""
-    lists, kit = made.flat(root / "lists"), made.flat(root / "kit")
-    (lists / "val.txt").write_text("".join(f"{file} {c}\n" for c, file in made.validation()))
-    made.devkit(kit, dict.fromkeys(made.splits["train"], "a word"))
-    unsplit = Images({"train": made.splits["train"]}).folder(root / "unsplit") / "train"
-    share, place = 1e-3, next(iter(made.splits["train"]))  # so small that one image alone is for validation: this one
-    file = next(
-        name for name in map("{}.JPEG".format, itertools.count()) if is_validation(f"{place}/{name}".encode(), share)
-    )
-    (unsplit / place / file).write_bytes(b"x")
-    found = {
-        FOLDERS: open_dataset(str(made.folder(root / "folders"))),
-        "flat val/, NAME LABEL": open_dataset(str(lists)),
-        "flat val/, devkit": open_dataset(str(kit)),
-        "Kaggle": open_dataset(str(made.kaggle(root / "kaggle"))),
-        "Tiny ImageNet": open_dataset(str(made.tiny(root / "tiny"))),
-        "CLASS/* without a split": open_dataset(str(unsplit), share),
-    }
-    return {name: dataset.train for name, dataset in found.items()}
-
-
 # Rates
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of all threads."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -151,7 +123,8 @@ def _batch_rate(batches: Iterator[Any], steps: int, rounds: int) -> float:
     return best_rate(steps * BATCH, lambda: [next(batches) for _ in range(steps)], rounds)
 
 
-def _batches(source: Source, transform: Transform, threads: int, workers: int) -> Batches:
+def batches_of(source: Source, transform: Transform, threads: int, workers: int) -> Batches:
+    """Training batches without end, from the first."""
     return train_batches(source, transform, batch_size=BATCH, seed=0, num_threads=threads, num_workers=workers)
 
 
@@ -163,7 +136,7 @@ def stages(name: str, source: Source, transform: Transform, rounds: int) -> list
         "decode": lambda: [decode(source[i]) for i in indices],
         "augment": lambda: [transform(source[i], rng) for i in indices],
     }
-    rate = {stage: len(source) / min(_cpu_seconds(f) for _ in range(rounds)) for stage, f in work.items()}
+    rate = {stage: len(source) / min(cpu_seconds(f) for _ in range(rounds)) for stage, f in work.items()}
     return [_row(stage, name, value, "images/s of CPU time", threads=1, workers=0) for stage, value in rate.items()]
 
 
@@ -173,10 +146,10 @@ def batching(name: str, source: Source, transform: Transform, quick: bool) -> li
 
     steps, rounds, rows = (2, 1, []) if quick else (8, 3, [])
     for threads, workers in ((1, 0), (2, 0), (1, 1), (1, 2)):
-        with _batches(source, transform, threads, workers) as batches:
+        with batches_of(source, transform, threads, workers) as batches:
             rate = _batch_rate(batches, steps, rounds)
             rows.append(_row("batch", name, rate, "images/s", threads=threads, workers=workers))
-    with prefetch(_batches(source, transform, 2, 0), jax.device_put) as items:
+    with prefetch(batches_of(source, transform, 2, 0), jax.device_put) as items:
         rows.append(_row("transfer", name, _batch_rate(items, steps, rounds), "images/s", threads=2, workers=0))
     return rows
 
@@ -205,11 +178,11 @@ def against_pillow(images: list[bytes], rounds: int) -> list[Row]:
         for _ in range(len(images) // BATCH):
             next(batches)
 
-    with _batches(examples, transform, 0, 0) as batches:  # Without threads of its own: all in this one.
+    with batches_of(examples, transform, 0, 0) as batches:  # Without threads of its own: all in this one.
         times: dict[Callable[[], None], list[float]] = {f: [] for f in (bare, ours, pipeline)}
         for _ in range(rounds):
             for f, seconds in times.items():
-                seconds.append(_cpu_seconds(f) / len(images))
+                seconds.append(cpu_seconds(f) / len(images))
     ratio = {f: float(np.median(np.divide(times[bare], t))) for f, t in times.items()}
     return [
         _row(PILLOW, "memory", 1 / min(times[bare]), "images/s of CPU time", threads=1, workers=0),
@@ -223,7 +196,7 @@ def scaling(images: list[bytes], rounds: int) -> list[Row]:
     examples, rates = [Example(b, 0, "") for b in images], {1: 0.0, 2: 0.0}
     for _ in range(rounds):
         for threads in rates:
-            with _batches(examples, RandomResizedCropFlip(SIZE), threads, 0) as batches:
+            with batches_of(examples, RandomResizedCropFlip(SIZE), threads, 0) as batches:
                 rates[threads] = max(rates[threads], _batch_rate(batches, 16, 1))
     return [_row(SCALING, "memory", rates[2] / rates[1], "of the rate", threads=2, workers=0)]
 
@@ -231,7 +204,7 @@ def scaling(images: list[bytes], rounds: int) -> list[Row]:
 def feeding(images: list[bytes], steps: int, rounds: int) -> list[Row]:
     """The share of time spent waiting when a step takes as long as the pipeline has just needed for a batch."""
     examples, shares = [Example(b, 0, "") for b in images], []
-    with prefetch(_batches(examples, RandomResizedCropFlip(SIZE), 2, 0), lambda batch: batch) as items:
+    with prefetch(batches_of(examples, RandomResizedCropFlip(SIZE), 2, 0), lambda batch: batch) as items:
         for _ in range(rounds):
             needed = BATCH / _batch_rate(items, steps, 1)
             waited, start = items.waited, time.perf_counter()
@@ -240,44 +213,6 @@ def feeding(images: list[bytes], steps: int, rounds: int) -> list[Row]:
                 next(items)
             shares.append((items.waited - waited) / (time.perf_counter() - start))
     return [_row(WAITING, "memory", float(np.median(shares)), "of the time", threads=2, workers=0)]
-
-
-def over_folders(sources: dict[str, Source], rounds: int) -> list[Row]:
-    """Each layout's rate through the pipeline, and over that of class folders (median of interleaved rounds)."""
-    times: dict[str, list[float]] = {name: [] for name in sources}
-    steps = len(sources[FOLDERS]) // BATCH
-    with contextlib.ExitStack() as stack:
-        transform = RandomResizedCropFlip(SIZE)
-        batches = {name: stack.enter_context(_batches(source, transform, 0, 0)) for name, source in sources.items()}
-        for turn in range(rounds):
-            names = list(sources)[turn % len(sources) :] + list(sources)[: turn % len(sources)]
-            for name in names:
-                times[name].append(_cpu_seconds(lambda it=batches[name]: [next(it) for _ in range(steps)]))  # type: ignore[misc]
-    one = {"threads": 1, "workers": 0}
-    rows = [_row(LAYOUT, name, steps * BATCH / min(t), "images/s of CPU time", **one) for name, t in times.items()]
-    ratios = {name: float(np.median(np.divide(times[FOLDERS], t))) for name, t in times.items() if name != FOLDERS}
-    return rows + [_row(OVER_FOLDERS, name, ratio, "of the rate", **one) for name, ratio in ratios.items()]
-
-
-def listing(count: int, root: Path) -> list[Row]:
-    """Opening folders of so many links to one file, for the first time and the next."""
-    root.mkdir()
-    (root / "one.bin").write_bytes(b"x")
-    for k in range(1000):
-        for split, each in (("train", count // 1000), ("val", 1)):
-            folder = root / split / f"n{k:08d}"
-            folder.mkdir(parents=True)
-            for i in range(each):
-                (folder / f"n{k:08d}_{i}.JPEG").symlink_to("../../one.bin")
-    time.sleep(2.1)  # Folders that have just changed are not kept.
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        open_dataset(str(root))
-        seconds.append(time.perf_counter() - start)
-    shutil.rmtree(root)
-    name = f"{count:,} links in 1,000 folders"
-    return [_row(LIST, name, seconds[0], "s"), _row(LIST_AGAIN, name, seconds[1], "s")]
 
 
 _INDEX = """
@@ -351,16 +286,13 @@ def run(quick: bool) -> list[Row]:
     images, what = photographs(32 if quick else 96)
     rounds, rows = (1 if quick else 5), []
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder).resolve()
+        root = Path(folder)
         os.environ.setdefault("XDG_CACHE_HOME", str(root / "cache"))
         rows += against_pillow(images, 1 if quick else 15)
         rows += scaling(images, 1 if quick else 6)
         rows += feeding(images, 4 if quick else 20, 1 if quick else 7)
         rows += indexing(10_000 if quick else 1_280_000, root)
-        rows += listing(10_000 if quick else 1_280_000, root / "names")
-        made = toy(images)
-        rows += over_folders(layouts(made, root / "layouts"), 1 if quick else 24)
-        for name, dataset in forms(made, root).items():
+        for name, dataset in forms(toy(images), root).items():
             rows += stages(name, dataset.train, RandomResizedCropFlip(SIZE), rounds)
         rows += batching(name, dataset.train, RandomResizedCropFlip(SIZE), quick)
         small = ArraySource(np.zeros((512, 32, 32, 3), np.uint8), np.zeros(512), "arrays", 10)
@@ -371,16 +303,12 @@ def run(quick: bool) -> list[Row]:
 
 def targets(rows: list[Row]) -> list[Target]:
     """what the pipeline must reach."""
-    apart = ("index", "folders:")
-    value = {r["measure"]: r["value"] for r in rows if r["source"] == "memory" or r["measure"].startswith(apart)}
-    over = find(rows, measure=OVER_FOLDERS)
+    value = {row["measure"]: row["value"] for row in rows if row["source"] == "memory" or "index" in row["measure"]}
     return [
         at_least(TRANSFORM, value[TRANSFORM], 0.9),
         at_least(PIPELINE, value[PIPELINE], 0.9),
         at_least(SCALING, value[SCALING], 1.8),
         at_most(f"{WAITING}, the step being as long", value[WAITING], 0.05),
-        at_least("slowest layout of folders over train/CLASS/*", min(row["value"] for row in over), 0.97),
-        at_most("listing 1.28 million names: seconds", value[LIST], 20),
         at_most("index of 1.28 million images: MB to build", value[BUILD_MEMORY], 200),
         at_most("index of 1.28 million images: MB to load", value[LOAD_MEMORY], 200),
         at_most("index of 1.28 million images: seconds to load", value[LOAD], 2),
@@ -394,24 +322,14 @@ def tables(rows: list[Row]) -> list[Table]:
         values = {m: only(rows, source=source, measure=m) for m in ("read", "decode", "augment")}
         stage_rows.append({"source": source} | {m: row["value"] if row else None for m, row in values.items()})
     batches = [row for row in rows if row["measure"] in ("batch", "transfer")]
-    shown = ("read", "decode", "augment", "batch", "transfer", LAYOUT, OVER_FOLDERS)
-    rest = [row for row in rows if row["measure"] not in shown]
-    layout_rows: list[Row] = []
-    for row in find(rows, measure=LAYOUT):
-        ratio = only(rows, measure=OVER_FOLDERS, source=row["source"])
-        numbers = {
-            "images/s of CPU time": row["value"],
-            "of the rate of class folders": ratio["value"] if ratio else None,
-        }
-        layout_rows.append({"source": row["source"]} | numbers)
+    rest = [row for row in rows if row["measure"] not in ("read", "decode", "augment", "batch", "transfer")]
     stages_title = "Images/s of CPU time after each stage, one thread"
     return [
         Table(stages_title, ("source", "read", "decode", "augment"), stage_rows),
         Table(
             "Batches, images/s; transfer: on the device", ("source", "measure", "threads", "workers", "value"), batches
         ),
-        Table("Layouts of folders", ("source", "images/s of CPU time", "of the rate of class folders"), layout_rows),
-        Table("From memory, indices of tars and listings of folders", COLUMNS, rest),
+        Table("From memory, and indices of tars", COLUMNS, rest),
     ]
 
 

@@ -186,7 +186,10 @@ class Unsplit:
         left = set(train.labels)
         lost = [c for k, c in enumerate(classes) if k not in left]
         if lost:
-            raise ValueError(f"--val-share {share:g} leaves no image of class {first_few(lost)} in {path} to train on")
+            raise ValueError(
+                f"--val-share {share:g} leaves no image of class {first_few(lost)} in {path} to train on:"
+                " give a smaller share, or more images of each class"
+            )
         warn_of_strays(listings, path)
         return Splits(
             classes, train, val, f"class folders without a split, --val-share {share:g} by a hash of the name"
