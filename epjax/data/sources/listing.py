@@ -53,8 +53,11 @@ class Listings:
             cache.save(self._stem, self._key, _packed(settled))
         left_out = sorted(name for folder in self._seen.values() for name in folder.left_out)
         if left_out:
-            what = f"{len(left_out)} file{'s' * (len(left_out) > 1)} of 0 bytes, or links that lead nowhere,"
-            warnings.warn(f"{what} are left out: {first_few(left_out)}", stacklevel=3)
+            count = f"{len(left_out)} file{'s' * (len(left_out) > 1)}"
+            warnings.warn(
+                f"left out, for they have no bytes or are links that lead nowhere, {count}: {first_few(left_out)}",
+                stacklevel=3,
+            )
 
     def images(self, folders: Sequence[Path]) -> list[list[bytes]]:
         """The names of the images in each folder, in no order; none for a folder that is not there."""
