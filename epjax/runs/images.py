@@ -36,9 +36,6 @@ class Images:
     data: str = option("auto", numbers=False, each=True)
     """folder:PATH (train/CLASS and val/CLASS, or as ImageNet, Kaggle and Tiny ImageNet have them), tar:PATH,
     tfds:NAME@DIR, a path that is recognised, demo, or auto: the folder that IMAGENET_DIR names, else the demo."""
-    val_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
-    """Share of the images for validation, where --data names class folders without a split: a hash of the names picks
-    them."""
     image_size: int = 224
     """Height and width that the network sees."""
     crop: Augmentation = "resized"
@@ -46,6 +43,9 @@ class Images:
     (random), a random square of the image padded by 4 (pad); each with a random flip; or the image (none)."""
     pixels: Literal["standard", "unit"] = option("standard", before="standard")
     """What the network is given: pixels less their mean over their deviation, or in [0, 1]."""
+    val_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """Share of the images for validation, where --data names class folders without a split: a hash of the names picks
+    them."""
 
     def recipe(self, recipes: Mapping[str, Any]) -> str:
         """The demo's for the demo, where it has one, else the first."""
