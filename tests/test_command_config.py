@@ -5,12 +5,14 @@ help text that does not fit a terminal, an option whose name changed.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from epjax.runs import help
 from epjax.runs.config import Run, describe, flat, identity, store
-from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
+from experiments import imagenet_resnet50, imagenet_vgg10, resistive, resnet18, vgg5
 
 pytestmark = pytest.mark.fast
 
@@ -141,12 +143,26 @@ def test_an_unknown_option_or_value_ends_with_code_2(argv, capsys):
 def test_help_fits_a_terminal_and_names_every_option(module, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
-        module.main(["--help"])
+        module.main(["--help-all"])
     assert exit.value.code == 0
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 80
     own = {"--skip", "--gain", "--image-size", "--crop"} - {f"--{name.replace('_', '-')}" for name in fields(module)}
     assert [name for name in OPTIONS if f" {name} " not in text and name not in own] == []
+
+
+@pytest.mark.parametrize("module", [imagenet_vgg10, imagenet_resnet50, vgg5, resnet18, resistive])
+def test_the_first_help_is_short(module, capsys):
+    """The options that matter first, with the defaults of the data asked for, an example, and where the rest is."""
+    with pytest.raises(SystemExit) as exit:
+        module.main(["--data", "demo", "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 60
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert [name for name in help.FIRST if f"--{name} " not in text] == []
+    assert re.search(r"--epochs INT .*\[\d+\]", text)
+    assert help.ALL in text
 
 
 def test_the_configuration_is_shown_with_what_was_changed():

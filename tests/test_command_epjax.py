@@ -172,7 +172,7 @@ def test_an_experiment_that_is_none(change, sentence):
 
 
 def test_what_the_wheel_holds(tmp_path):
-    """Every module of epjax, the demo's images and their licence; nothing else."""
+    """Every module of epjax, the demo's images and their licence, nothing else; a description whose links lead on."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "hatchling" in built.stderr:
@@ -180,11 +180,14 @@ def test_what_the_wheel_holds(tmp_path):
     assert built.returncode == 0, built.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        described = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA"))
         scripts = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt"))
     listed = subprocess.run(["git", "ls-files", "epjax"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert held == set(listed.stdout.split())
     assert {"epjax/data/demo/fashion_mnist.tar", "epjax/data/demo/NOTICE", "epjax/py.typed"} <= held
     assert "epjax = epjax.__main__:command" in scripts
+    assert re.findall(r"!\[[^\]]*\]\((https://[^)]+)/raw/main/[^)]+\.png\)", described)
+    assert not re.findall(r"\]\((?!https?:|#)[^)]+\)", described)
 
 
 HIDDEN = """

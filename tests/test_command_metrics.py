@@ -21,7 +21,7 @@ from epjax.runs.meter import Meter
 from epjax.runs.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
 from epjax.runs.pace import Pace
 from epjax.runs.plots import learning_curve
-from epjax.runs.progress import duration
+from epjax.runs.progress import Reporter, Status, duration
 from epjax.runs.table import method, summary
 
 pytestmark = pytest.mark.fast
@@ -225,12 +225,31 @@ def test_a_picture_leaves_nothing_in_memory(tmp_path):
 def test_table_names_best_and_last():
     console = Console(width=80, record=True, file=io.StringIO())
     worse = [*lines(8), {"step": 10, "epoch": 5, **VAL}]
-    console.print(summary(worse, "VGG10", method(Gradient())))
+    console.print(summary(worse, "VGG10", method(Gradient()), 20))
     text = console.export_text()
     cells = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "%" in line]
     assert cells == [["best", "4", "10.00%"], ["last", "5", "50.00%"]]
     assert "EP centered, async mod_pgd, beta = 0.05, K = 10," in text
+    assert "top-5" in text
+    console.print(summary(worse, "VGG10", "", 10))
+    assert "top-5" not in console.export_text()
 
 
 def test_durations():
     assert [duration(s) for s in (5, 65, 3605, 90_000)] == ["0:05", "1:05", "1:00:05", "1d 01:00"]
+
+
+def foretold(done, left, terminal):
+    """What is said of the time, of a run that goes on from step `done` and needs `left` seconds."""
+    console = Console(width=80, force_terminal=terminal, file=io.StringIO(), highlight=False)
+    reporter = Reporter(console, 1000, 10, done)
+    for step in range(done + 1, done + 40):
+        reporter.update(Status(step, 0.1, 2.0, 50.0, 100.0, left, 0.0))
+    return [line for line in console.file.getvalue().splitlines() if "to go" in line]
+
+
+def test_how_long_it_takes_is_said_once():
+    assert foretold(0, 200.0, False) == ["about 3:20 to go"]
+    assert foretold(500, 200.0, True) == []  # the bar says it
+    (long,) = foretold(500, 2 * 86_400.0, True)
+    assert "about 2d 00:00 to go" in long

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from epjax.data import open_dataset
+from epjax.hardware import Device
 from epjax.runs import diagnose, predict
 from epjax.runs.experiment import find
 from epjax.runs.metrics import evaluations, read_lines, training
@@ -62,6 +63,9 @@ def test_a_system_is_trained_stopped_continued_asked_and_diagnosed(name, tmp_pat
     assert predict.main([str(picture), "--workdir", str(whole), *nudge]) == 0
     assert diagnose.main(["--workdir", str(whole), "--images", "4"]) == 0
     told = capsys.readouterr().out
+    opened = [line for line in told.split("\nepoch ")[0].splitlines() if line[0] != " "]
+    assert [line.split()[0] for line in opened][:6] == ["model", "data", "devices", "method", "plan", "recipe"]
+    assert "hidden 16 (not 256)" in told
     assert "q = " in told
     assert ("free phase: residual" in told) == (name != "perceptron")
     assert json.loads((whole / "config.json").read_text())["pixels"] == "unit"
@@ -75,6 +79,57 @@ def test_the_exact_gradient_trains_a_system(name, tmp_path):
     exact, ep = losses(tmp_path / "exact"), losses(tmp_path / "ep")
     assert abs(exact[1] - exact[0]) > 1e-3
     np.testing.assert_allclose(ep, exact, rtol=1e-3)
+
+
+DEVICE = (
+    "--errors",
+    "recomputed",
+    "--scheme",
+    "centered",
+    "--beta",
+    "0.5",
+    "--read-noise",
+    "1e-3",
+    "--mismatch",
+    "0.5",
+)
+
+
+@pytest.mark.parametrize("name", ["resistive", "perceptron"])
+def test_a_device_is_trained_stopped_continued_asked_and_diagnosed(name, tmp_path, capsys):
+    """Noise of the step's key, so that a run goes on as it would have; another chip is another run."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(name, whole, *DEVICE) == 0
+    assert run(name, parts, *DEVICE, "--max-steps", "3") == 0
+    assert run(name, parts, *DEVICE, "--max-steps", "6") == 0
+    assert losses(parts) == losses(whole)
+    assert run(name, parts, *DEVICE, "--chip", "1") == 1
+    assert "chip was not set, is 1" in capsys.readouterr().err
+    assert run(name, tmp_path / "other", *DEVICE, "--chip", "1", "--max-steps", "3") == 0
+    assert losses(tmp_path / "other") != losses(whole)[:3]
+    trained = load(whole)
+    assert isinstance(trained.network, Device)
+    data = open_dataset("demo")
+    picture = tmp_path / "image.jpg"
+    picture.write_bytes(data.val[0].image)
+    nudge = ["--nudge", data.classes[0], "--out", str(tmp_path / "errors.png")]
+    assert predict.main([str(picture), "--workdir", str(whole), *nudge]) == 0
+    assert diagnose.main(["--workdir", str(whole), "--images", "4"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--read-noise", "1e-3"), "errors must be 'recomputed' on a Device"),
+        ((*DEVICE, "--read-noise", "-1"), "read_noise must be a finite number, at least 0, got -1.0"),
+        ((*DEVICE, "--adc-bits", "0"), "bits of the ADC must be a finite number, at least 1, got 0.0"),
+        ((*DEVICE, "--adc-bits", "8", "--adc-range", "1", "1"), "low of the ADC must be below its high"),
+    ],
+)
+def test_what_no_device_can_be_is_one_sentence(options, sentence, tmp_path, capsys):
+    assert run("hopfield", tmp_path / "run", *options) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_rates_by_layer(tmp_path):

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from epjax.recipes import imagenet_vgg10
+from experiments.figures import front
 from experiments.reproduce.figure import errors, mean_spread
-from experiments.reproduce.figures import defaults, demo, systems
+from experiments.reproduce.figures import defaults, demo, parity, systems
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
 TEXT = "\n".join(PAGES.values())
+README = PAGES[Path("README.md")]
 
 
 def blocks(page):
@@ -81,7 +83,7 @@ def test_tables_in_docstrings_are_indented():
 
 
 def test_the_runs_at_the_edge_of_stability_are_counted():
-    """What README says of the study of defaults, from the study's own files."""
+    """What docs/results.md says of the study of defaults, from the study's own files."""
     dead, runs = {"bp": 0, "ep": 0}, {"bp": 0, "ep": 0}
     for path in (ROOT / "experiments" / "results" / "defaults").glob("*rate_0.04*float32*.json"):
         found = json.loads(path.read_text())
@@ -89,7 +91,7 @@ def test_the_runs_at_the_edge_of_stability_are_counted():
         runs[kind] += 1
         dead[kind] += defaults.is_dead(found)
     words = f"{dead['bp']} of {runs['bp']} runs by backpropagation and {dead['ep']} of {runs['ep']} by EP"
-    assert words in " ".join(PAGES[Path("README.md")].split())
+    assert words in " ".join(PAGES[Path("docs/results.md")].split())
 
 
 def test_the_systems_are_quoted_as_they_were_measured():
@@ -102,6 +104,7 @@ def test_the_systems_are_quoted_as_they_were_measured():
         return mean, f"{mean:.2f} ± {spread:.2f}"
 
     limit, line = told(dataset="mnist", system="feedforward")
+    assert f"| feedforward, backpropagation | | | {line} |" in README
     assert f"The feedforward network has {line} by backpropagation" in " ".join(page.split())
     for system in systems.CENTERED:
         found = {method: told(dataset="mnist", system=system, method=method) for method in systems.METHODS}
@@ -109,6 +112,7 @@ def test_the_systems_are_quoted_as_they_were_measured():
         mine, its = min(found["one-sided"][0], found["centered"][0]) - exact, exact - limit
         row = " | ".join(line for _, line in found.values())
         assert f"| {system} | {row} | {mine:+.2f} | {its:+.2f} |".replace("+0.00", "0.00") in page
+        assert f"| {system} | {row} |" in README
         assert f"{told(dataset='fashion_mnist', system=system)[0]:.2f} ({system})" in page
     assert f"backpropagation {told(dataset='fashion_mnist', system='feedforward')[0]:.2f}." in page
 
@@ -126,3 +130,26 @@ def test_the_demo_is_quoted_as_it_was_measured():
     for text in (PAGES[Path("README.md")], imagenet_vgg10.__doc__ or ""):
         assert told in " ".join(text.split())
         assert span in " ".join(text.split())
+
+
+def test_the_front_page_is_short():
+    """Eight hundred words and two pictures: what a stranger reads in a minute."""
+    assert len(README.split()) <= 800
+    assert README.count("![") <= 2
+
+
+def test_the_front_page_quotes_what_was_measured():
+    """The costs of its first sentence and picture, its row of MNIST, and that four data sets agree."""
+    costs = front.costs()
+    assert set(costs) == set(front.BARS)
+    shown = {costs[name] for name in costs if "published" not in front.BARS[name]}
+    assert f"at {min(shown):.1f} to {max(shown):.1g} times" in " ".join(README.split())
+    lines = json.loads((ROOT / "experiments" / "results" / "mnist_vgg5.json").read_text())
+    found = {
+        line["config"]["algorithm"]: line["evaluations"][-1]["val_top1_error"]
+        for line in lines
+        if line["config"]["cost"] == "squared_error"
+    }
+    assert f"| MNIST, VGG5 | width 1/8, 3 epochs | {found['ep']:.2f}% | {found['bp']:.2f}% | 1 |" in README
+    cells = json.loads((ROOT / "experiments" / "results" / "parity.json").read_text())["cells"]
+    assert {finding.verdict for finding in parity.findings(cells)} == {"confirmed"}

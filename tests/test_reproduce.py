@@ -157,13 +157,28 @@ def as_the_paper_has_it(name, place):
         return {"sync": 80.0}.get(place["method"], 40.0 + 10 * (place.get("alpha", 1) < 1))
     if name == "demo":
         return 20.0 + 0.1 * place["seed"]
+    if name == "hardware":
+        return on_a_device(place)
     if name == "update":
         return 90.0 if place["update"] == "pgd" and place["K"] <= 5 else 40.0
     return 40.0 + 0.1 * place.get("seed", 0)
 
 
+def on_a_device(place):
+    """In percent: noise that beta bears, what is moved is lost, bits that are rounded to the nearest are lost."""
+    level = place["level"]
+    if place["fault"] == "read noise":
+        beta = 4.0 if place["beta"] == "budget" else place["beta"]
+        return 10.0 if level / place["reads"] ** 0.5 <= 0.011 * beta else 89.0
+    if place["fault"] == "weight bits":
+        return 10.0 if level >= (6 if place["rounding"] == "nearest" else 4) else 80.0
+    return 60.0 if place["way"] == "moved" and level == 1 else 10.0
+
+
 def against_it(name, place):
     """The same, turned round."""
+    if name == "hardware":
+        return 99.0 - on_a_device(place) if place["fault"] == "mismatch" else 10.0
     if name in ("parity", "batch-size", "skip"):
         return 60.0 if place["algorithm"] == "ep" else 40.0
     if name == "systems":

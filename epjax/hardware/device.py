@@ -24,7 +24,7 @@ from epjax.hardware.reading import Adc, read
 from epjax.hardware.settling import Settling
 from epjax.hardware.thermal import shaken, warm_free, warm_nudged
 from epjax.hardware.values import Number, check_bits, check_least, is_on, is_traced
-from epjax.hardware.variation import drifted, mismatched, stored
+from epjax.hardware.variation import constant, drifted, mismatched, stored
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
@@ -178,7 +178,7 @@ class Device:
     def _chip(self, what: int) -> Array:
         if is_traced(self.seed):
             return jax.random.fold_in(jax.random.key(self.seed), what)
-        with jax.ensure_compile_time_eval():
+        with constant():
             return jax.random.fold_in(jax.random.key(self.seed), what)
 
     def write(self, params: Params, key: Array | None = None) -> Params:

@@ -8,7 +8,8 @@ All are part of the energy, those of a bias, which is a current or a field, left
 chip is, so that mismatch scales its steps; drift is between states that are subtracted, and is divided by beta.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -51,11 +52,18 @@ def drifted(params: Params, rate: Number, key: Array) -> Params:
     return of_couplings(one, params, key)
 
 
+@contextmanager
+def constant() -> Iterator[None]:
+    """Where what is computed is a number of the program, made as it is traced: it crosses to the device once."""
+    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
+        yield
+
+
 def pattern(key: Array, like: Array) -> Array:
     """The chip's own standard normal numbers: a constant of a compiled program, unless the chip itself is traced."""
     if is_traced(key):
         return jax.random.normal(key, like.shape, like.dtype)
-    with jax.ensure_compile_time_eval():
+    with constant():
         return jax.random.normal(key, like.shape, like.dtype)
 
 
@@ -72,7 +80,7 @@ def folded(key: Array, number: int) -> Array:
     """`jax.random.fold_in`, done at once where the key is known."""
     if is_traced(key):
         return jax.random.fold_in(key, number)
-    with jax.ensure_compile_time_eval():
+    with constant():
         return jax.random.fold_in(key, number)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from epjax.runs.config import Config, describe, shared
 from epjax.runs.metrics import Line, skipped
+from epjax.runs.opening import opening
 from epjax.runs.plots import learning_curve
 from epjax.runs.progress import plain_console
 from epjax.runs.stopping import (
@@ -70,10 +71,12 @@ def _train(config: Config, recipe: Config, make_task: Callable[[], Task], consol
 
     trainer = Trainer(config, task, console, draw)
     with own(directory):
-        console.print(task.dataset.origin, soft_wrap=True)
-        console.print(describe(config, recipe), soft_wrap=True)
+        for line in opening(config, recipe, task, trainer.plan.total, console.width):
+            console.print(line, soft_wrap=True)
+        if config.run.show_config:
+            console.print(describe(config, recipe), soft_wrap=True)
         lines = trainer.run()
-        console.print(summary(lines, title, how))
+        console.print(summary(lines, title, how, len(task.dataset.classes)))
         if left_out := skipped(lines):
             console.print(f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}")
         for message in sorted(set().union(*processes.gather(sorted(trainer.left_out)))):

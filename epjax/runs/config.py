@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen dataclass, defaults from a named recipe, explicit options win.
 
 The command line is read twice: once to learn which data and recipe are asked for, and again with that
-recipe's numbers as the defaults. So `--help` shows the defaults that hold for the data at hand.
+recipe's numbers as the defaults. So `--help-all` shows the defaults that hold for the data at hand.
 """
 
 import dataclasses
@@ -18,7 +18,10 @@ from epjax.cost import COSTS
 from epjax.estimator import Phases
 from epjax.network.precision import Precision
 from epjax.perturbation import PERTURBATIONS
+from epjax.runs import help
 from epjax.runs.algorithm import ALGORITHMS
+from epjax.runs.device import Hardware
+from epjax.runs.option import BEFORE, EACH, NUMBERS, option
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
 from epjax.systems.relax import Order
@@ -36,20 +39,6 @@ else:  # what there is, and nothing else, can be asked for
         tyro.extras.literal_type_from_choices(tuple(table))
         for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
     )
-
-NUMBERS, EACH, BEFORE = "numbers", "each", "before"
-
-
-def option(default: Any = MISSING, *, numbers: bool = True, each: bool = False, before: Any = MISSING) -> Any:
-    """A field of a group of options, with what the machinery must know of it beside its default.
-
-    * `numbers` False: it does not touch a run's numbers, so that a run may go on with another value.
-    * `each`: the processes of one run may have different values, for it says what lies where.
-    * `before`: the value that leaves the numbers what they were before epjax knew the option; a run from then goes on.
-      A function of all options by name where it depends on them.
-    """
-    known = {NUMBERS: numbers, EACH: each} | ({} if before is MISSING else {BEFORE: before})
-    return field(metadata=known) if default is MISSING else field(default=default, metadata=known)
 
 
 def whole_steps(options: Mapping[str, Any]) -> Any:
@@ -94,6 +83,8 @@ class Run:
     """Steps between diagnoses of the EP gradient, beside backpropagation's, on up to 32 images; None: none."""
     max_skipped: int = option(10, numbers=False)
     """Stop all the same when more steps than this are skipped in a row, with --on-nan skip."""
+    show_config: bool = option(False, numbers=False)
+    """Print every option before the first step, beside the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +206,7 @@ class Config:
     optimiser: Optimiser = field(default_factory=Optimiser)
     feed: Feed = field(default_factory=Feed)
     processes: Processes = field(default_factory=Processes)
+    hardware: Hardware = field(default_factory=Hardware)
 
 
 C = TypeVar("C", bound=Config)
@@ -224,11 +216,15 @@ T = TypeVar("T")
 def parse(kind: type[C], choose: Callable[[C], C], argv: Sequence[str] | None, prog: str, about: str) -> C:
     """The configuration from the command line; `choose` gives the defaults for what a first reading found.
 
-    The recipe's name in the result is the one that was chosen.
+    The recipe's name in the result is the one that was chosen. Asked for help it prints it, and ends.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    asked = [word for word in argv if word not in ("-h", "--help")]
+    asked = [word for word in argv if word not in (*help.ASKED, help.ALL)]
     defaults = choose(_read(kind, kind(Run(Path())), asked, prog, about))
+    if help.is_asked(argv):
+        print(help.short_help(prog, about, flat(defaults)))
+        raise SystemExit(0)
+    argv = ["--help" if word == help.ALL else word for word in argv]
     unset = replace(defaults, run=replace(defaults.run, workdir=tyro.MISSING, recipe="auto"))
     config = _read(kind, unset, argv, prog, about)
     return replace(config, run=replace(config.run, recipe=defaults.run.recipe))
@@ -306,7 +302,7 @@ def describe(config: Config, recipe: Config) -> str:
         lines.append(f"{group.name}:")
         for name, given in dataclasses.asdict(getattr(config, group.name)).items():
             value = _plain(given)
-            own = name in ("workdir", "recipe", "data") or value == usual[name]
+            own = name in ("workdir", "recipe", "data", "show_config") or value == usual[name]
             lines.append(f"  {name:<20} {value}" + ("" if own else f"   ({config.run.recipe}: {usual[name]})"))
     return "\n".join(lines)
 

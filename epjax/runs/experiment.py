@@ -25,7 +25,7 @@ ROOM = "epjax.recipes"
 
 
 class NetworkOptions(Protocol):
-    """A frozen dataclass of options that makes a network; its docstring heads them in `--help`."""
+    """A frozen dataclass of options that makes a network; its docstring heads them in `--help-all`."""
 
     @property
     def title(self) -> str:
@@ -99,9 +99,9 @@ class Experiment:
         return parse(self.config, self.choose, argv, prog or f"python -m experiments.{self.name}", self.about)
 
     def make_network(self, config: Any, num_classes: int) -> Network | System:
-        """The network, or another system, for so many classes."""
+        """The network, or another system, for so many classes; as it is built where the options say so."""
         made: Network | System = config.network.make(num_classes, config.images, config.gradient.precision)
-        return made
+        return config.hardware.of(made)  # type: ignore[no-any-return]
 
     def make_task(self, config: Any) -> Task:
         """Open the data, make the network for their classes."""

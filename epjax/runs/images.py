@@ -10,7 +10,7 @@ import tyro
 from epjax.data import Dataset, Transform, open_dataset
 from epjax.data.source import Stats
 from epjax.data.transforms import Augmentation
-from epjax.runs.config import option
+from epjax.runs.option import option
 
 
 class DataOptions(Protocol):

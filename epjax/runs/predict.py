@@ -32,7 +32,6 @@ from epjax.runs.progress import plain_console
 from epjax.runs.task import equilibration, free_method
 from epjax.runs.trained import Trained, load
 from epjax.systems import System, as_system
-from epjax.systems.solution import Errors
 
 
 def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: int = 5) -> Table:
@@ -82,11 +81,12 @@ def nudged_errors(network: Network | System, options: Gradient, params: Params, 
     """
     system = as_system(network)
     nudge = Nudge(COSTS[options.cost], label, jnp.asarray(options.beta, x.dtype))
-    errors: Errors = options.errors if system.default_free() is None else "carried"
     at_rest = system.free(params, x, free_method(options, network))
-    found = system.nudged(params, at_rest, nudge, equilibration(options), errors).errors
-    assert found is not None
-    return found
+    found = system.nudged(params, at_rest, nudge, equilibration(options), options.errors)
+    if found.errors is not None:
+        return found.errors
+    assert found.h is not None
+    return tuple(h - s for h, s in zip(found.h, at_rest.states, strict=True))
 
 
 def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Path) -> None:

@@ -8,6 +8,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from epjax.runs.metrics import Line
 
+DAY, KNOWN = 86_400.0, 10
+"""Seconds of a day, and steps after which the pace is known."""
+
 
 def plain_console() -> Console:
     """Prints what it is given as it stands: brackets and colons in paths and names mean nothing."""
@@ -30,8 +33,9 @@ class Status:
 class Reporter:
     """A context that shows a run of `total` steps and `epochs` epochs, of which `done` steps are done."""
 
-    def __init__(self, console: Console, total: int, epochs: int, done: int = 0) -> None:
-        self._console, self._total, self._epochs = console, total, epochs
+    def __init__(self, console: Console, total: int, epochs: int, done: int = 0, top5: bool = True) -> None:
+        self._console, self._total, self._epochs, self._top5 = console, total, epochs, top5
+        self._foretold, self._known = False, done + KNOWN
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=None),
@@ -51,19 +55,31 @@ class Reporter:
         self._bar.stop()
 
     def update(self, status: Status) -> None:
-        """Move the bar."""
+        """Move the bar; once the pace is known say how long it will take, where there is no bar or it is long."""
+        self._foretell(status)
         rate = "" if status.images_per_second is None else f"{status.images_per_second:.4g} img/s · "
         left = "" if status.seconds_left is None else f"{duration(status.seconds_left)} left · "
         numbers = f"{rate}{left}cost {status.cost:.3f} · err {status.error:.1f}% · wait {status.waiting:.0%}"
         epoch = f"epoch {min(int(status.epoch) + 1, self._epochs)}/{self._epochs}"
         self._bar.update(self._task, completed=status.step, epoch=epoch, numbers=numbers)
 
+    def _foretell(self, status: Status) -> None:
+        if self._foretold or status.seconds_left is None or status.step < self._known:
+            return
+        self._foretold, left = True, status.seconds_left
+        if left > DAY:
+            told = f"about {duration(left)} to go at the pace of the first steps: stopped, the same command goes on"
+            self._console.print(told, soft_wrap=True)
+        elif not self._console.is_terminal:
+            self._console.print(f"about {duration(left)} to go")
+
     def evaluated(self, line: Line, rate: float | None, waiting: float) -> None:
         """One line for an evaluation, above the bar or by itself."""
+        five = f"  top-5 {line['val_top5_error']:6.2f}%" if self._top5 else ""
         speed = "" if rate is None else f"   {rate:.0f} images/s, {waiting:.0%} waiting"
         self._console.print(
             f"epoch {line['epoch']:g}/{self._epochs}  step {line['step']:>{len(str(self._total))}}"
-            f"  top-1 error {line['val_top1_error']:6.2f}%  top-5 {line['val_top5_error']:6.2f}%"
+            f"  top-1 error {line['val_top1_error']:6.2f}%{five}"
             f"  cost {line['val_cost']:.4f}{speed}   {duration(line['seconds'])}",
             soft_wrap=True,
         )

@@ -24,17 +24,23 @@ def method(options: Gradient) -> str:
     )
 
 
-def summary(lines: Sequence[Line], title: str, method: str) -> Table:
-    """The best and the last evaluation, how they came about, and the time it took."""
+def shows_top5(classes: int) -> bool:
+    """Whether the five likeliest say more than the likeliest: of ten classes half are among them by chance."""
+    return classes > 10
+
+
+def summary(lines: Sequence[Line], title: str, method: str, classes: int) -> Table:
+    """The best and the last evaluation, how they came about, and the time it took; top-5 where it says something."""
     val = evaluations(list(lines))
     best, last = min(val, key=lambda line: line["val_top1_error"]), val[-1]
     caption = f"{method}; {duration(last['seconds'])} in all"
     table = Table(title=title, caption=caption, title_style="bold", caption_justify="left", title_justify="left")
-    for name in ("", "epoch", "top-1 error", "top-5 error", "cost", "images"):
+    five = ("top-5 error",) if shows_top5(classes) else ()
+    for name in ("", "epoch", "top-1 error", *five, "cost", "images"):
         table.add_column(name, justify="right" if name else "left")
     for name, line in (("best", best), ("last", last)):
-        errors = (f"{line['val_top1_error']:.2f}%", f"{line['val_top5_error']:.2f}%", f"{line['val_cost']:.4f}")
-        table.add_row(name, f"{line['epoch']:g}", *errors, f"{line['val_images']:,}")
+        errors = [f"{line['val_top1_error']:.2f}%", *(f"{line['val_top5_error']:.2f}%" for _ in five)]
+        table.add_row(name, f"{line['epoch']:g}", *errors, f"{line['val_cost']:.4f}", f"{line['val_images']:,}")
     return table
 
 

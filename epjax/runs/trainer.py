@@ -23,6 +23,7 @@ from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_ro
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
+from epjax.runs.table import shows_top5
 from epjax.runs.task import Task, diagnosis, gradient, incremental, output, updates
 from epjax.systems import as_system
 from epjax.training import processes, sharding
@@ -124,6 +125,7 @@ class Trainer:
         self.diagnose: Diagnose | None = None
         if config.run.diagnose_every:
             self.diagnose = diagnosis(config.gradient, task.network, len(task.dataset.classes))
+        self.top5 = shows_top5(len(task.dataset.classes))
         if self.diagnose is not None and jax.process_count() > 1:
             raise ValueError(f"diagnose_every needs one process, but there are {jax.process_count()}")
         normalise.check_range(as_system(task.network).input_range)
@@ -162,7 +164,7 @@ class Trainer:
                     facts = {"config": options, "model": self.task.interface(), "machine": machine.describe()}
                     for name, content in facts.items():
                         store(content, self.directory / f"{name}.json")
-                reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step)
+                reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step, self.top5)
                 with StopRequest() as self.stop, reporter as self.reporter:
                     self._loop()
                 self.checkpoints.wait()

@@ -84,8 +84,15 @@ def vgg5(
 
 
 def error(result: Result) -> float | None:
-    """The last top-1 error in percent; None where the run diverged."""
-    return None if result["diverged"] else result["evaluations"][-1]["val_top1_error"]
+    """The last top-1 error in percent, the mean where a cell holds several seeds; None where the run diverged."""
+    return None if result["diverged"] else statistics.mean(of_seeds(result))
+
+
+def of_seeds(result: Result) -> list[float]:
+    """The last top-1 error of each seed that the cell holds."""
+    lines = result["evaluations"]
+    last = {line.get("seed"): line["val_top1_error"] for line in lines}
+    return list(last.values())
 
 
 def pick(results: Iterable[Result], **place: Any) -> list[Result]:
@@ -95,7 +102,7 @@ def pick(results: Iterable[Result], **place: Any) -> list[Result]:
 
 def errors(results: Iterable[Result], **place: Any) -> list[float]:
     """The errors of the runs at these coordinates that did not diverge."""
-    return [e for r in pick(results, **place) if (e := error(r)) is not None]
+    return [e for r in pick(results, **place) if not r["diverged"] for e in of_seeds(r)]
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -53,7 +53,7 @@ def section(figure: Figure, results: Sequence[Result], total: int) -> list[str]:
     """A figure's part of the page."""
     machines = sorted({_machine(r["machine"]) for r in results})
     minutes = sum(r["seconds"] for r in results) / 60
-    what = f"{size(results)}. " if "train_images" in results[0]["config"] else ""
+    what = f"{size(results)}. " if {"train_images", "width"} <= set(results[0]["config"]) else ""
     if len(results) == total:
         shown = [f"![{figure.TITLE}]({figure.NAME}.png)", "", *verdicts(judge(figure, results, total))]
     else:

@@ -1,0 +1,93 @@
+"""Draws the README's first picture from recorded results: EP beside backpropagation, and what a gradient costs.
+
+python -m experiments.figures.front
+
+Left: experiments/results/parity.json. Right: benchmarks/results/cost.json, FLOPs as XLA counts them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from epjax.runs.plots import GREY, INK, dress
+from experiments.reproduce.draw import canvas, save
+from experiments.reproduce.figure import errors
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "experiments" / "results" / "front.png"
+EP, BP = "#d1495b", "#30638e"
+DATA = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "tiny_imagenet_20": "Tiny ImageNet,\n20 classes",
+}
+BARS = {
+    "sweep1/random": "EP, one-sided",
+    "sweep1/centered/shared signals": "EP, centered,\none pass of signals",
+    "sweep1/centered": "EP, centered",
+    "async10/centered/all layers": "EP as published,\n10 even/odd iterations",
+}
+"""Rows of VGG10 at 224x224, batch 4, float32, and their names here."""
+
+
+def costs() -> dict[str, float]:
+    """FLOPs of a gradient over those of backpropagation, by the name of the row."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())["rows"]
+    size = {"network": "VGG10", "image_size": 224, "batch_size": 4, "precision": "float32"}
+    found = [row for row in rows if all(row[name] == value for name, value in size.items())]
+    return {row["name"]: row["flops_over_backprop"] for row in found if row["name"] in BARS}
+
+
+def parity(axis: Axes) -> None:
+    """Every seed of every data set, by either cost."""
+    cells: list[dict[str, Any]] = json.loads((ROOT / "experiments" / "results" / "parity.json").read_text())["cells"]
+    for y, dataset in enumerate(DATA):
+        for step, (algorithm, colour, name) in enumerate((("bp", BP, "backpropagation"), ("ep", EP, "EP"))):
+            found = errors(cells, dataset=dataset, cost="cross_entropy", algorithm=algorithm)
+            at, mean = y + 0.16 - 0.32 * step, sum(found) / len(found)
+            label = name if y == 0 else None
+            axis.plot(found, [at] * len(found), "o", color=colour, alpha=0.45, markersize=5, label=label)
+            axis.plot([mean], [at], "|", color=colour, markersize=16, markeredgewidth=2.5)
+    dress(axis)
+    axis.set_yticks(range(len(DATA)), list(DATA.values()))
+    axis.set_ylim(len(DATA) - 0.5, -0.5)
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("error on held-out images (%), three seeds and their mean", color=INK, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    axis.set_title("EP learns what backpropagation learns ...", loc="left", fontsize=11, color=INK)
+
+
+def cost(axis: Axes) -> None:
+    """A bar for each way to a gradient."""
+    found = costs()
+    names = ["backpropagation", *(BARS[name] for name in found)]
+    values = [1.0, *found.values()]
+    pairs = sorted(zip(values, names, strict=True))
+    colours = [BP if name == "backpropagation" else GREY if "published" in name else EP for _, name in pairs]
+    axis.barh(range(len(pairs)), [v for v, _ in pairs], color=colours, height=0.62)
+    for y, (v, _) in enumerate(pairs):
+        axis.text(v + 0.2, y, f"{v:.2g}", va="center", fontsize=9, color=INK)
+    dress(axis)
+    axis.set_yticks(range(len(pairs)), [name for _, name in pairs])
+    axis.invert_yaxis()
+    axis.set_xlim(0, max(values) * 1.12)
+    axis.set_xlabel("FLOPs of a gradient, backpropagation = 1 (VGG10, 224x224)", color=INK, fontsize=9)
+    axis.set_title("... at 1.3 to 2 times its cost", loc="left", fontsize=11, color=INK)
+
+
+def main() -> None:
+    """Draw it."""
+    what = "left: VGG5 of width 1/16, cross-entropy, a few thousand images, three epochs; right: counted by XLA"
+    figure, axes = canvas(
+        "Equilibrium propagation, as good as backpropagation and nearly as cheap", what, (1, 2), (11, 4)
+    )
+    parity(axes[0][0])
+    cost(axes[0][1])
+    save(figure, OUT)
+
+
+if __name__ == "__main__":
+    main()
