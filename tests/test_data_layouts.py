@@ -7,6 +7,7 @@ that takes minutes, and what is wrong met with a traceback.
 
 import os
 import re
+import shutil
 import sys
 import time
 import types
@@ -594,6 +595,7 @@ def test_all_names_of_imagenet(tmp_path, capsys):
     root = many(tmp_path, 1000, 1280)
     count, first = opened(root)
     again, second = opened(root)
+    shutil.rmtree(root)
     with capsys.disabled():
         print(f"\n1.28 million names: {first:.1f} s, and {second:.1f} s the next time")
     assert count == again == 1_280_000
