@@ -47,37 +47,6 @@ class Images:
     """Share for validation of class folders without a split; a hash of the names picks the images."""
 
     def recipe(self, recipes: Mapping[str, Any]) -> str:
-        """The recipe for these data, where none is asked for."""
-        ...
-
-    def open(self) -> Dataset:
-        """The data. Raises ValueError and OSError in one sentence."""
-        ...
-
-    def transforms(self, dataset: Dataset) -> tuple[Transform, Transform]:
-        """From one example to the network's input: in training, and in evaluation."""
-        ...
-
-
-@dataclass(frozen=True)
-class Images:
-    """Which images, and what is done to them."""
-
-    data: str = option("auto", numbers=False, each=True)
-    """folder:PATH (train/CLASS and val/CLASS, or as ImageNet, Kaggle and Tiny ImageNet have them), tar:PATH,
-    tfds:NAME@DIR, a path that is recognised, demo, or auto: the folder that IMAGENET_DIR names, else the demo."""
-    image_size: int = 224
-    """Height and width that the network sees."""
-    crop: Augmentation = "resized"
-    """In training: a random part resized (resized), a random square of the image resized to 8/7 of the size
-    (random), a random square of the image padded by 4 (pad); each with a random flip; or the image (none)."""
-    pixels: Literal["standard", "unit"] = option("standard", before="standard")
-    """What the network is given: pixels less their mean over their deviation, or in [0, 1]."""
-    val_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
-    """Share of the images for validation, where --data names class folders without a split: a hash of the names picks
-    them."""
-
-    def recipe(self, recipes: Mapping[str, Any]) -> str:
         """The demo's for the demo, where it has one, else the first."""
         demo = self.data == "demo" or (self.data == "auto" and not os.environ.get("IMAGENET_DIR"))
         return "demo" if demo and "demo" in recipes else next(iter(recipes))
