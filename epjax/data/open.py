@@ -66,7 +66,7 @@ def _form(spec: str) -> tuple[str, str]:
     if spec in ("auto", "demo"):
         return "demo", ""
     form, colon, rest = spec.partition(":")
-    if colon and form in ("folder", *_FORMS):
+    if colon and form != "prepared" and form in ("folder", *_FORMS):
         return form, rest
     path = Path(spec).expanduser()
     if not path.exists():
