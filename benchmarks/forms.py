@@ -2,9 +2,14 @@
 
 import io
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+KAGGLE = "ILSVRC/Data/CLS-LOC"
 
 
 @dataclass
@@ -22,6 +27,67 @@ class Images:
                 for file, content in files.items():
                     (folder / file).write_bytes(content)
         return root
+
+    def flat(self, root: Path, inner: str = "") -> Path:
+        """Class folders in train/, all validation images in one folder; the list of their classes is yet to come."""
+        Images({"train": self.splits["train"]}).folder(root / inner)
+        (root / inner / "val").mkdir()
+        for files in self.splits["val"].values():
+            for file, content in files.items():
+                (root / inner / "val" / file).write_bytes(content)
+        return root
+
+    def kaggle(self, root: Path) -> Path:
+        """As Kaggle's archive unpacks: test images have no labels, and the lists stand beside ILSVRC."""
+        self.flat(root, KAGGLE)
+        (root / KAGGLE / "test").mkdir()
+        (root / KAGGLE / "test" / "ILSVRC2012_test_00000001.JPEG").write_bytes(b"a test image")
+        lines = [f"{file.rpartition('.')[0]},{c} 1 2 30 40 {c} 5 6 7 8 " for c, file in self.validation()]
+        (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *reversed(lines)]))
+        return root
+
+    def devkit(self, folder: Path, words: Mapping[str, str], archive: bool = False) -> Path:
+        """The development kit's two files, or the archive; its numbers are in another order than the sorted classes."""
+        from scipy.io import savemat
+
+        numbered = {c: number for number, c in enumerate(sorted(words, reverse=True), start=1)}
+        rows = [(number, c, words[c], "a gloss") for c, number in numbered.items()]
+        kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss")]
+        meta = io.BytesIO()
+        savemat(meta, {"synsets": np.array(rows, kinds)[:, None]})
+        true = {int(file.rpartition(".")[0].rpartition("_")[2]): numbered[c] for c, file in self.validation()}
+        truth = "\n".join(str(true.get(i + 1, 1)) for i in range(max(true)))
+        files = {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth.encode()}
+        if archive:
+            with tarfile.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+                for name, content in files.items():
+                    add(tar, f"ILSVRC2012_devkit_t12/data/{name}", content)
+        else:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+        return folder
+
+    def tiny(self, root: Path) -> Path:
+        """As Tiny ImageNet unpacks, but for its words."""
+        for c, files in self.splits["train"].items():
+            (root / "train" / c / "images").mkdir(parents=True)
+            for file, content in files.items():
+                (root / "train" / c / "images" / file).write_bytes(content)
+            (root / "train" / c / f"{c}_boxes.txt").write_text("".join(f"{file}\t0\t62\t0\t63\n" for file in files))
+        for folder in ("val", "test"):
+            (root / folder / "images").mkdir(parents=True)
+        (root / "test/images/test_0.JPEG").write_bytes(b"a test image")
+        for c, file in self.validation():
+            (root / "val/images" / file).write_bytes(self.splits["val"][c][file])
+        (root / "val/val_annotations.txt").write_text(
+            "".join(f"{f}\t{c}\t0\t32\t44\t62\n" for c, f in self.validation())
+        )
+        (root / "wnids.txt").write_text("\n".join(reversed(self.splits["train"])))
+        return root
+
+    def validation(self) -> list[tuple[str, str]]:
+        """The class and the file name of each validation image, by the file name."""
+        return sorted(((c, f) for c, files in self.splits["val"].items() for f in files), key=lambda pair: pair[1])
 
     def class_tar(self, path: Path, val: str = "val", format: int = tarfile.GNU_FORMAT) -> Path:
         """One tar of class folders."""

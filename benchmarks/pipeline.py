@@ -78,14 +78,18 @@ def _noise(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def forms(images: list[bytes], root: Path) -> dict[str, Dataset]:
-    """The images in every form that holds files."""
+def toy(images: list[bytes]) -> Images:
+    """The images as a training set of eleven classes, with one validation image."""
     train: dict[str, dict[str, bytes]] = {}
     for i, content in enumerate(images):
         train.setdefault(f"n{i % 10:08d}", {})[f"n{i % 10:08d}_{i}.JPEG"] = content
     # Validation images of the ILSVRC tar have their true classes, which the tiny training set must know.
     val = {"n01751748": {"ILSVRC2012_val_00000001.JPEG": images[0]}}
-    made = Images({"train": train | {"n01751748": {"n01751748_0.JPEG": images[0]}}, "val": val})
+    return Images({"train": train | {"n01751748": {"n01751748_0.JPEG": images[0]}}, "val": val})
+
+
+def forms(made: Images, root: Path) -> dict[str, Dataset]:
+    """The images in every form that holds files."""
     return {
         "folder": open_dataset(f"folder:{made.folder(root / 'folder')}"),
         "ILSVRC2012 tars": open_dataset(f"tar:{made.ilsvrc_tars(root / 'tars')}"),
@@ -97,7 +101,8 @@ def forms(images: list[bytes], root: Path) -> dict[str, Dataset]:
 # Rates
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of all threads."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -118,7 +123,8 @@ def _batch_rate(batches: Iterator[Any], steps: int, rounds: int) -> float:
     return best_rate(steps * BATCH, lambda: [next(batches) for _ in range(steps)], rounds)
 
 
-def _batches(source: Source, transform: Transform, threads: int, workers: int) -> Batches:
+def batches_of(source: Source, transform: Transform, threads: int, workers: int) -> Batches:
+    """Training batches without end, from the first."""
     return train_batches(source, transform, batch_size=BATCH, seed=0, num_threads=threads, num_workers=workers)
 
 
@@ -130,7 +136,7 @@ def stages(name: str, source: Source, transform: Transform, rounds: int) -> list
         "decode": lambda: [decode(source[i]) for i in indices],
         "augment": lambda: [transform(source[i], rng) for i in indices],
     }
-    rate = {stage: len(source) / min(_cpu_seconds(f) for _ in range(rounds)) for stage, f in work.items()}
+    rate = {stage: len(source) / min(cpu_seconds(f) for _ in range(rounds)) for stage, f in work.items()}
     return [_row(stage, name, value, "images/s of CPU time", threads=1, workers=0) for stage, value in rate.items()]
 
 
@@ -140,10 +146,10 @@ def batching(name: str, source: Source, transform: Transform, quick: bool) -> li
 
     steps, rounds, rows = (2, 1, []) if quick else (8, 3, [])
     for threads, workers in ((1, 0), (2, 0), (1, 1), (1, 2)):
-        with _batches(source, transform, threads, workers) as batches:
+        with batches_of(source, transform, threads, workers) as batches:
             rate = _batch_rate(batches, steps, rounds)
             rows.append(_row("batch", name, rate, "images/s", threads=threads, workers=workers))
-    with prefetch(_batches(source, transform, 2, 0), jax.device_put) as items:
+    with prefetch(batches_of(source, transform, 2, 0), jax.device_put) as items:
         rows.append(_row("transfer", name, _batch_rate(items, steps, rounds), "images/s", threads=2, workers=0))
     return rows
 
@@ -172,11 +178,11 @@ def against_pillow(images: list[bytes], rounds: int) -> list[Row]:
         for _ in range(len(images) // BATCH):
             next(batches)
 
-    with _batches(examples, transform, 0, 0) as batches:  # Without threads of its own: all in this one.
+    with batches_of(examples, transform, 0, 0) as batches:  # Without threads of its own: all in this one.
         times: dict[Callable[[], None], list[float]] = {f: [] for f in (bare, ours, pipeline)}
         for _ in range(rounds):
             for f, seconds in times.items():
-                seconds.append(_cpu_seconds(f) / len(images))
+                seconds.append(cpu_seconds(f) / len(images))
     ratio = {f: float(np.median(np.divide(times[bare], t))) for f, t in times.items()}
     return [
         _row(PILLOW, "memory", 1 / min(times[bare]), "images/s of CPU time", threads=1, workers=0),
@@ -190,7 +196,7 @@ def scaling(images: list[bytes], rounds: int) -> list[Row]:
     examples, rates = [Example(b, 0, "") for b in images], {1: 0.0, 2: 0.0}
     for _ in range(rounds):
         for threads in rates:
-            with _batches(examples, RandomResizedCropFlip(SIZE), threads, 0) as batches:
+            with batches_of(examples, RandomResizedCropFlip(SIZE), threads, 0) as batches:
                 rates[threads] = max(rates[threads], _batch_rate(batches, 16, 1))
     return [_row(SCALING, "memory", rates[2] / rates[1], "of the rate", threads=2, workers=0)]
 
@@ -198,7 +204,7 @@ def scaling(images: list[bytes], rounds: int) -> list[Row]:
 def feeding(images: list[bytes], steps: int, rounds: int) -> list[Row]:
     """The share of time spent waiting when a step takes as long as the pipeline has just needed for a batch."""
     examples, shares = [Example(b, 0, "") for b in images], []
-    with prefetch(_batches(examples, RandomResizedCropFlip(SIZE), 2, 0), lambda batch: batch) as items:
+    with prefetch(batches_of(examples, RandomResizedCropFlip(SIZE), 2, 0), lambda batch: batch) as items:
         for _ in range(rounds):
             needed = BATCH / _batch_rate(items, steps, 1)
             waited, start = items.waited, time.perf_counter()
@@ -286,7 +292,7 @@ def run(quick: bool) -> list[Row]:
         rows += scaling(images, 1 if quick else 6)
         rows += feeding(images, 4 if quick else 20, 1 if quick else 7)
         rows += indexing(10_000 if quick else 1_280_000, root)
-        for name, dataset in forms(images, root).items():
+        for name, dataset in forms(toy(images), root).items():
             rows += stages(name, dataset.train, RandomResizedCropFlip(SIZE), rounds)
         rows += batching(name, dataset.train, RandomResizedCropFlip(SIZE), quick)
         small = ArraySource(np.zeros((512, 32, 32, 3), np.uint8), np.zeros(512), "arrays", 10)

@@ -366,11 +366,21 @@ def test_wrong_folders_are_one_sentence(folder, tmp_path, capsys):
     assert "n99999999" in fails(imagenet_vgg10.main, command(copy), capsys)
 
 
-@pytest.mark.parametrize("damage", ["zero bytes", "cut"])
-def test_a_corrupt_image_stops_with_its_name_and_loses_nothing(folder, tmp_path, damage, capsys):
+@pytest.mark.filterwarnings("default:left out")
+def test_a_file_of_zero_bytes_is_no_image_and_is_named(folder, tmp_path, capsys):
+    copy, workdir = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "run"
+    (copy / "val" / CLASSES[1] / "011.JPEG").write_bytes(b"")
+    assert vgg5.main(small(copy, workdir, "--max-steps", "4")) == 0
+    assert evaluations(read_lines(workdir / "metrics.jsonl"))[0]["val_images"] == VAL - 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: left out, for they have no bytes or are links that lead nowhere, 1 file: ")
+    assert line.endswith("011.JPEG")
+
+
+def test_a_corrupt_image_stops_with_its_name_and_loses_nothing(folder, tmp_path, capsys):
     copy, workdir = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "run"
     bad = copy / "val" / CLASSES[3] / "003.JPEG"
-    bad.write_bytes(b"" if damage == "zero bytes" else bad.read_bytes()[:300])
+    bad.write_bytes(bad.read_bytes()[:300])
     assert "003.JPEG" in fails(vgg5.main, small(copy, workdir), capsys)
     assert evaluations(read_lines(workdir / "metrics.jsonl")) == []
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]  # the epoch before the evaluation

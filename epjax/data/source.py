@@ -1,21 +1,44 @@
 """What every form of data comes down to: random access to examples, and what is known about a data set."""
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from epjax.data.transforms import Augmentation, Transform, make_transforms
 
-LITTER = ("__MACOSX",)
-"""Folders that unpacking leaves behind; names that begin with a dot are litter too."""
-
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp")
 
+LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+"""What unpacking and other systems leave behind; names that begin with a dot are litter too."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is an image: by its suffix, and no litter."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def is_class(name: str) -> bool:
+    """Whether a folder of that name is a class: neither litter nor called like an image."""
+    return not name.startswith(".") and name not in LITTER and not name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first three of them."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def refuse_unknown(where: Path, found: Iterable[str], classes: Collection[str]) -> None:
+    """ValueError that names the first few classes in `found` that the training images, of `classes`, do not have."""
+    unknown = sorted(set(found).difference(classes))
+    if unknown:
+        what = f"class{'es' * (len(unknown) > 1)} {first_few([repr(c) for c in unknown])}"
+        raise ValueError(f"{where} holds {what}, which the training images do not have")
 
 
 class Example(NamedTuple):
@@ -69,7 +92,8 @@ RECIPES = {
 class Dataset:
     """Training and validation examples, and what one has to know to use them.
 
-    `classes[label]` names a class. `origin` is one line that says which data these are and why they were taken.
+    `classes[label]` names a class, `words` says in a word what it is, where the name is a WordNet ID. `origin` is one
+    line that says which data these are and why they were taken.
     """
 
     name: str
@@ -80,6 +104,7 @@ class Dataset:
     stats: Stats
     augmentation: Augmentation
     image_size: int
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+import tyro
 
 from epjax.data import Dataset, Transform, open_dataset
 from epjax.data.source import Stats
@@ -32,8 +34,8 @@ class Images:
     """Which images, and what is done to them."""
 
     data: str = option("auto", numbers=False, each=True)
-    """folder:PATH (with train/CLASS and val/CLASS), tar:PATH, tfds:NAME@DIR, a path that is recognised, demo,
-    or auto: the folder that IMAGENET_DIR names, else the demo."""
+    """folder:PATH (train/CLASS and val/CLASS, or as ImageNet, Kaggle and Tiny ImageNet have them), tar:PATH,
+    tfds:NAME@DIR, a path that is recognised, demo, or auto: the folder that IMAGENET_DIR names, else the demo."""
     image_size: int = 224
     """Height and width that the network sees."""
     crop: Augmentation = "resized"
@@ -41,6 +43,8 @@ class Images:
     (random), a random square of the image padded by 4 (pad); each with a random flip; or the image (none)."""
     pixels: Literal["standard", "unit"] = option("standard", before="standard")
     """What the network is given: pixels less their mean over their deviation, or in [0, 1]."""
+    val_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """Share for validation of class folders without a split; a hash of the names picks the images."""
 
     def recipe(self, recipes: Mapping[str, Any]) -> str:
         """The demo's for the demo, where it has one, else the first."""
@@ -49,7 +53,7 @@ class Images:
 
     def open(self) -> Dataset:
         """The images."""
-        return self.scaled(open_dataset(self.data))
+        return self.scaled(open_dataset(self.data, self.val_share))
 
     def scaled(self, dataset: Dataset) -> Dataset:
         """The images, to be given as `pixels` says."""

@@ -6,7 +6,7 @@ epjax predict --workdir runs/vgg10 cat.jpg --nudge dog --out errors.png
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from epjax import Network
 from epjax.cost import COSTS
+from epjax.data.sources.words import readable
 from epjax.network import Params, States
 from epjax.perturbation import Nudge
 from epjax.runs.command import sentence
@@ -46,17 +47,29 @@ def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: in
     for name, value in zip(names, values, strict=True):
         for place, label in enumerate(np.argsort(-value, kind="stable")[:count], start=1):
             number = f"{value[label]:.1%}" if cross_entropy else f"{value[label]:.3f}"
-            shown.add_row(name if place == 1 else "", str(place), trained.classes[label], number)
+            shown.add_row(name if place == 1 else "", str(place), trained.names[label], number)
     return shown
 
 
-def find_class(name: str, classes: Sequence[str]) -> int:
-    """The label of a class. Raises ValueError with names that are close for one that is none."""
-    if name in classes:
-        return classes.index(name)
-    small = {known.casefold(): known for known in reversed(classes)}
+def find_class(name: str, classes: Sequence[str], words: Mapping[str, str] | None = None) -> int:
+    """The label of a class, by its name, by the word for it, or by both as they are shown.
+
+    Raises ValueError with names that are close for one that is none, and for a word of several classes.
+    """
+    labels: dict[str, list[int]] = {}
+    for label, known in enumerate(classes):
+        for said in {known, readable(known, words or {}), (words or {}).get(known, known)}:
+            labels.setdefault(said, []).append(label)
+    found = [classes.index(name)] if name in classes else labels.get(name, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " and ".join(classes[label] for label in found)
+        raise ValueError(f"nudge must name one class, got {name!r}, which {several} are called: give one of these")
+    small = {known.casefold(): known for known in reversed(list(labels))}
     close = [small[found] for found in difflib.get_close_matches(name.casefold(), small, n=5, cutoff=0.4)]
-    hint = f"close ones are {', '.join(close)}" if close else f"for instance {', '.join(classes[:5])}"
+    instances = [readable(known, words or {}) for known in classes[:5]]
+    hint = f"close ones are {', '.join(close)}" if close else f"for instance {', '.join(instances)}"
     raise ValueError(f"nudge must be one of the run's {len(classes)} classes, got {name!r}; {hint}")
 
 
@@ -123,7 +136,7 @@ def predict(
     if (nudge is None) != (out is None) or (nudge is not None and len(images) > 1):
         raise ValueError("--nudge CLASS and --out PNG go together, with a single image")
     trained = load(workdir, checkpoint)
-    label = None if nudge is None else find_class(nudge, trained.classes)
+    label = None if nudge is None else find_class(nudge, trained.classes, trained.words)
     pixels = np.stack([trained.pixels(path) for path in images])
     outputs = np.concatenate([jax.device_get(trained.outputs(one[None])) for one in pixels])
     plain_console().print(table(trained, [path.name for path in images], outputs), soft_wrap=True)
@@ -132,8 +145,8 @@ def predict(
     options = trained.config.gradient
     x = trained.normalise(jax.device_put(pixels[0]))
     errors = nudged_errors(trained.network, options, trained.params, x, jnp.asarray(label))
-    seen = trained.classes[int(outputs[0].argmax())]
-    title = f"{images[0].name}, seen as {seen}, nudged toward {nudge} (beta = {options.beta:g}, step {trained.step})"
+    seen, toward = trained.names[int(outputs[0].argmax())], trained.names[label]
+    title = f"{images[0].name}, seen as {seen}, nudged toward {toward} (beta = {options.beta:g}, step {trained.step})"
     draw(pixels[0], jax.device_get(errors), title, out)
     print(f"prediction errors after the nudge in {out}")
 

@@ -1,11 +1,12 @@
 """Finished and unfinished runs, read from their work directories."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epjax.data.sources.words import find_words
 from epjax.runs.config import Gradient
 from epjax.runs.metrics import Line, diagnoses, evaluations, read_lines, training
 from epjax.runs.table import method
@@ -36,6 +37,16 @@ class Run:
         width = f"width {c['width']:g}, " if "width" in c else ""  # a user's own network may have none
         size = f"{pixels}x{pixels}, {width}batch {c['batch_size']}, seed {c['seed']}"
         return f"{c['data_name']}, {c['train_images']:,} images, {size}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, where they are known."""
+        return tuple(self.model.get("class_names", ()))
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What those that are WordNet IDs mean, as far as the run knew, or is known here."""
+        return {**find_words(self.classes, ()), **self.model.get("words", {})}
 
     @property
     def training(self) -> list[Line]:

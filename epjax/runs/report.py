@@ -19,6 +19,8 @@ import tyro
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from epjax.data.source import first_few
+from epjax.data.sources.words import readable
 from epjax.runs.command import sentence
 from epjax.runs.metrics import Line
 from epjax.runs.plots import colours, curve, dress
@@ -84,6 +86,7 @@ def page(runs: Sequence[Run]) -> str:
         title=f"{len(runs)} runs" if len(runs) > 1 else names[0],
         style=HERE.with_suffix(".css").read_text(),
         data="; ".join(dict.fromkeys(run.data for run in runs)),
+        classes="; ".join(dict.fromkeys(filter(None, map(classes, runs)))),
         several=len(runs) > 1,
         results=results(runs, names),
         silent=", ".join(name for run, name in zip(runs, names, strict=True) if not run.evaluations),
@@ -100,6 +103,12 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """The folders' own names, or their paths where two have the same name."""
     names = [run.directory.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
+
+
+def classes(run: Run) -> str:
+    """How many classes there are, and the first few as people read them; nothing where they are not known."""
+    names = [readable(name, run.words) for name in run.classes[:4]]
+    return f"{len(run.classes):,} classes: {first_few(names)}" if names else ""
 
 
 def results(runs: Sequence[Run], names: Sequence[str]) -> Table:

@@ -50,6 +50,7 @@ class Task:
         return {
             "experiment": self.experiment,
             "class_names": self.dataset.classes,
+            **({"words": dict(self.dataset.words)} if self.dataset.words else {}),
             "mean": self.dataset.stats.mean,
             "std": self.dataset.stats.std,
             "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},

@@ -1,6 +1,7 @@
 """The trained network of a run, from its work directory alone: its training data need not be there."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jax import Array
 
 from epjax import Network
 from epjax.data import BadImage, Example, Transform, transforms
+from epjax.data.sources.words import readable
 from epjax.network import Params
 from epjax.runs import records
 from epjax.runs.config import Config, Gradient, unflat
@@ -31,6 +33,12 @@ class Trained:
     classes: tuple[str, ...]
     transform: Transform
     normalise: Normalise
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes as people read them: 'n01440764 tench' where there is a word for a WordNet ID."""
+        return tuple(readable(name, self.words) for name in self.classes)
 
     def pixels(self, path: Path) -> np.ndarray:
         """The image as the network was evaluated on it, uint8 [H, W, C]. Raises BadImage, naming the file."""
@@ -64,7 +72,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
         )
     model, experiment = run.model, find(run.model["experiment"])
     config = unflat(experiment.config, run.config)
-    network = experiment.make_network(config, len(model["class_names"]))
+    network = experiment.make_network(config, len(run.classes))
     kind = model["transform"].pop("kind")
     transform = getattr(transforms, kind)(**model["transform"])
     step = _step(run, checkpoint)
@@ -74,7 +82,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     params = read_params(workdir / "checkpoints", step, like)
     as_system(network).check_values(params, np.zeros((1, *transform.shape), np.float32))
     normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
-    return Trained(config, network, params, step, tuple(model["class_names"]), transform, normalise)
+    return Trained(config, network, params, step, run.classes, transform, normalise, run.words)
 
 
 def _step(run: records.Run, checkpoint: str) -> int:

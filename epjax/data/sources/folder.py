@@ -1,28 +1,24 @@
-"""Images in class folders: train/CLASS/*.JPEG and val/CLASS/*.JPEG (test/ where there is no val/)."""
+"""Images in folders, in whichever of the known layouts they lie."""
 
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from epjax.data.source import IMAGE_SUFFIXES, LITTER, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
+from epjax.data.source import Dataset, Example, canonical_order, digest, first_few, make_dataset, recipe_of
+from epjax.data.sources.layouts import KAGGLE, LAYOUTS, Layout, Unsplit
+from epjax.data.sources.listing import Listings, class_folders
 
 
 class FolderSource:
     """The images of one split, read when asked for. Names are kept as fixed-width bytes: 40 MB for ImageNet."""
 
-    def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
-        """`root` holds one folder a class; those that `classes` does not name raise ValueError."""
-        unknown = sorted(c for c in set(class_folders(root)) - set(classes) if any(_images(root / c)))
-        if unknown:
-            raise ValueError(f"{root} holds class {unknown[0]!r}, which the training images do not have")
-        found = [(os.fsencode(f"{c}/{e.name}"), k) for k, c in enumerate(classes) for e in _images(root / c)]
-        names = np.array([name for name, _ in found], dtype=np.bytes_)
-        labels = np.array([label for _, label in found], np.int32)
-        order = canonical_order(b"".join(digest(root.name, n.rpartition(b"/")[2]) for n, _ in found), labels)
-        self.root, self.names, self.labels = str(root), names[order], labels[order]
+    def __init__(self, split: str, root: Path, names: Sequence[bytes], labels: Sequence[int]) -> None:
+        """`names` are paths below `root`, in any order."""
+        places, kept = np.array(labels, np.int32), np.array(names, dtype=np.bytes_)
+        order = canonical_order(b"".join(digest(split, name.rpartition(b"/")[2]) for name in names), places)
+        self.root, self.names, self.labels = str(root), kept[order], places[order]
 
     def __len__(self) -> int:
         """The number of images."""
@@ -35,78 +31,43 @@ class FolderSource:
             return Example(file.read(), int(self.labels[index]), path)
 
 
-def class_folders(root: Path) -> list[str]:
-    """The classes of a split, sorted."""
-    return sorted(
-        e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".") and e.name not in LITTER
-    )
+def find_layout(path: Path) -> Layout | None:
+    """The layout of a folder; None where it is none that is known."""
+    return next((layout for layout in LAYOUTS if layout.fits(path)), None) if path.is_dir() else None
 
 
-def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for e in entries:
-                if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.name.startswith(".") and e.is_file():
-                    yield e
+def open_folder(path: Path, val_share: float | None = None) -> Dataset:
+    """The data set in a folder; `val_share` of the images are for validation where they lie without a split.
 
-
-def _with_images(train: Path, val: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that have images to train on; one warning names the folders that have none.
-
-    Raises ValueError where a class folder is empty in one split and not in the other, or is in val alone. A class
-    without a folder in val is allowed: validation images may be few.
+    ValueError or FileNotFoundError say what is missing and where.
     """
-    unknown = [c for c in class_folders(val) if c not in classes]
-    if unknown:
-        raise ValueError(f"{val} holds class {unknown[0]!r}, which the training images do not have")
-    empty = {
-        split: {c for c in classes if (split / c).is_dir() and not any(_images(split / c))} for split in (train, val)
-    }
-    for split, other in ((train, val), (val, train)):
-        if missing := [c for c in classes if c in empty[split] and any(_images(other / c))]:
-            raise ValueError(
-                f"{split} has no image of class {_first(missing)}, and {other.name}/ has: both must have the same"
-            )
-    nothing = [c for c in classes if c in empty[train]]
-    if nothing and len(nothing) < len(classes):
-        warnings.warn(f"class folders without an image are left out: {_first(nothing)}", stacklevel=4)
-        return tuple(c for c in classes if c not in nothing)
-    return classes
-
-
-def open_folder(path: Path) -> Dataset:
-    """The data set in a folder; ValueError or FileNotFoundError say what is missing and where."""
     if not path.exists():
         raise FileNotFoundError(f"the data folder {path} does not exist")
     if not path.is_dir():
         raise ValueError(f"the data folder {path} is a file; a tar is given as tar:{path}")
-    train = path / "train"
-    val = next((path / v for v in ("val", "validation", "test") if (path / v).is_dir()), None)
-    if not train.is_dir() or val is None:
+    layout = find_layout(path)
+    if layout is None or (layout.shares and val_share is None):
         raise ValueError(f"{path} must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG, but {_what_is_there(path)}")
-    classes = tuple(class_folders(train))
-    if not classes:
-        raise ValueError(f"{train} holds no class folder: it must hold one folder of images for each class")
-    classes = _with_images(train, val, classes)
-    sources = FolderSource(train, classes), FolderSource(val, classes)
-    origin = f"images in {path}: {len(sources[0])} in train/, {len(sources[1])} in {val.name}/, {len(classes)} classes"
+    if val_share is not None and not layout.shares:
+        raise ValueError(f"--val-share is for class folders without a split, and {path} has one: leave it out")
+    with Listings(path) as listings:
+        classes, *splits, about = layout.read(path, listings, val_share or 0.0)
+    train, val = (FolderSource(name, *split) for name, split in zip(("train", "val"), splits, strict=True))
+    origin = f"images in {path}, {about}: {len(train)} for training, {len(val)} to validate, {len(classes)} classes"
     recipe = recipe_of(classes)
-    return make_dataset(recipe, *sources, classes, origin, path.resolve().name if recipe == "imagenet" else recipe)
+    return make_dataset(recipe, train, val, classes, origin, path.resolve().name if recipe == "imagenet" else recipe)
 
 
 def _what_is_there(path: Path) -> str:
     folders = class_folders(path)
     if path.name in ("train", "val") and (path.parent / "train").is_dir():
         return f"it is one split: give {path.parent}"
-    if nested := [f for f in folders if (path / f / "train").is_dir()]:
+    if nested := [f for f in folders if any((path / f / inner / "train").is_dir() for inner in ("", KAGGLE[0]))]:
         return f"its folder {nested[0]} does: give {path / nested[0]}"
     if "train" in folders:
         return "there is no val/ (nor test/): put some images of each class there"
     if not any(path.iterdir()):
         return "it is empty"
-    return f"it holds {_first(folders) or 'no folder'}"
-
-
-def _first(names: list[str]) -> str:
-    """The first three of them."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if Unsplit().fits(path):
+        return "it has class folders without a split: --val-share 0.1 validates on a tenth of their images"
+    return f"it holds {first_few(folders) or 'no folder'}"

@@ -5,12 +5,10 @@ ILSVRC2012_img_val.tar, flat), or one tar with train/CLASS/* and val/CLASS/* (te
 """
 
 import functools
-import hashlib
 import importlib.util
 import logging
 import os
 import tarfile
-import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator
@@ -20,7 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from epjax.data.source import IMAGE_SUFFIXES, LITTER, Dataset, Example, canonical_order, digest, make_dataset, recipe_of
+from epjax.data.source import (
+    IMAGE_SUFFIXES,
+    LITTER,
+    Dataset,
+    Example,
+    canonical_order,
+    digest,
+    is_class,
+    make_dataset,
+    recipe_of,
+    refuse_unknown,
+)
+from epjax.data.sources import cache as kept
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +54,7 @@ class TarSource:
     def __init__(self, path: Path, index: Index, classes: tuple[str, ...]) -> None:
         """`classes` are those of the training images; others in the index raise ValueError."""
         rank = {name: k for k, name in enumerate(classes)}
-        unknown = [c for c in index.classes.tolist() if c not in rank]
-        if unknown:
-            raise ValueError(f"{path} holds class {unknown[0]!r}, which the training images do not have")
+        refuse_unknown(path, index.classes.tolist(), classes)
         translate = np.array([rank[c] for c in index.classes.tolist()], np.int32)
         self.path, self.offsets, self.sizes = str(path), index.offsets, index.sizes
         self.labels = translate[index.labels]
@@ -189,10 +197,10 @@ def scan_val(file: int, end: int) -> dict[str, Index]:
 
 
 def _is_litter(name: bytes) -> bool:
-    """Whether a member is none of the data set's: it, or its class, has a name that begins with a dot."""
+    """Whether a member is none of the data set's: it, or its class, has a name that no image or class has."""
     *folders, image = name.split(b"/")
-    hidden = [image, *(folders[-1:] if folders[-1:] != [b"."] else [])]
-    return any(n.startswith(b".") for n in hidden) or any(os.fsdecode(f) in LITTER for f in folders)
+    hidden = image.startswith(b".") or (folders[-1:] not in ([], [b"."]) and not is_class(os.fsdecode(folders[-1])))
+    return hidden or any(os.fsdecode(f) in LITTER for f in folders)
 
 
 _SUFFIXES = tuple(s.encode() for s in IMAGE_SUFFIXES)
@@ -211,16 +219,16 @@ def build_index(path: Path, layout: str, cache: bool = True) -> dict[str, Index]
     """The indices of a tar, from the user's cache where it knows this very file, else by one pass over the headers."""
     status = path.stat()
     key = f"1 {layout} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epjax"
-    saved = root / f"{path.stem}-{hashlib.md5(key.encode()).hexdigest()}.npz"
-    if cache and saved.exists():
-        with suppress(OSError, ValueError, KeyError), np.load(saved) as columns:
-            splits = {name.split(".")[0] for name in columns}
-            return {s: Index(*(columns[f"{s}.{field}"] for field in Index._fields)) for s in sorted(splits)}
+    if cache:
+        columns = kept.load(path.stem, key)
+        with suppress(KeyError):
+            splits = sorted({name.split(".")[0] for name in columns})
+            if splits:
+                return {s: Index(*(columns[f"{s}.{field}"] for field in Index._fields)) for s in splits}
     indices = _scan(path, layout, status.st_size)
     if cache:
-        with suppress(OSError):  # A cache that cannot be written only costs the next start a pass over the headers.
-            _save(saved, {f"{s}.{k}": v for s, index in indices.items() for k, v in index._asdict().items()})
+        columns = {f"{s}.{k}": v for s, index in indices.items() for k, v in index._asdict().items()}
+        kept.save(path.stem, key, columns)
     return indices
 
 
@@ -239,13 +247,6 @@ def _scan(path: Path, layout: str, size: int) -> dict[str, Index]:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} cannot be read: {error}") from None
     finally:
         os.close(file)
-
-
-def _save(path: Path, columns: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez(file, **columns)  # type: ignore[arg-type]
-    os.replace(file.name, path)
 
 
 def open_tar(path: Path, cache: bool = True) -> Dataset:
