@@ -18,7 +18,7 @@ from jax import Array
 from jax.extend.core import jaxpr_as_fun
 
 from epjax.network.architecture import Layer, Network, States, sentence
-from epjax.network.arguments import as_state, check_example, check_parameters_of, signature
+from epjax.network.arguments import as_state, check_example, signature
 from epjax.network.cut import Piece, cut
 from epjax.network.marks import laid_out
 from epjax.network.modules import Refused
@@ -180,10 +180,11 @@ class Traced(Network):
             raise ValueError(
                 f"params must be of the structure that the function was traced with, {traced}, got {given}"
             )
-        try:
-            check_parameters_of(self.program.params, params)
-        except Refused as error:
-            raise ValueError(f"f ({self.program.name}) {error}") from None
+        check_leaves(params)
+        for (path, was), leaf in zip(_places(self.program.params), jax.tree.leaves(params), strict=True):
+            if was.shape != leaf.shape:
+                where, shapes = f"params{jax.tree_util.keystr(path)}", f"{list(was.shape)}, got {list(leaf.shape)}"
+                raise ValueError(f"{where} must be of the shape that the function was traced with, {shapes}")
         if x.shape != self.program.x.shape:
             allowed = f"of the shape that the function was traced with, {list(self.program.x.shape)}"
             raise ValueError(f"one example of x must be {allowed}, got {list(x.shape)}")
@@ -270,12 +271,17 @@ def as_example(x: Any) -> jax.ShapeDtypeStruct:
 
 def check_leaves(params: Any) -> None:
     """Raises ValueError unless params is a pytree of floating arrays."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in _places(params):
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             what = f"{leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
             where = jax.tree_util.keystr(path)
             allowed = "a pytree of floating arrays, and what is none a constant of f"
             raise ValueError(f"params must be {allowed}, got {what} at params{where}")
+
+
+def _places(tree: Any) -> list[Any]:
+    """(path, leaf) of every leaf."""
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _wide(params: Any) -> Any:
