@@ -298,8 +298,8 @@ def transformer(params, tokens):
 SHAPES = {"q": (6, 6), "k": (6, 6), "v": (6, 6), "o": (6, 6), "up": (6, 8), "down": (8, 6)}
 
 
-def transformer_case():
-    blocks = [{name: 0.4 * normal(9 * i + j, *s) for j, (name, s) in enumerate(SHAPES.items())} for i in (1, 2)]
+def transformer_case(blocks=2):
+    blocks = [{n: 0.4 * normal(9 * i + j, *s) for j, (n, s) in enumerate(SHAPES.items())} for i in range(blocks)]
     params = {"embedding": normal(3, 7, 6), "places": normal(4, 5, 6), "blocks": blocks}
     tokens = jax.random.randint(jax.random.key(5), (4, 6), 0, 7, jnp.int32)
     return params, tokens[:, :-1], tokens[:, 1:]
@@ -347,6 +347,37 @@ def test_a_transformer_costs_what_it_costs_by_hand(wide):
     hand, net = Network(tuple(layers)), epjax.from_function(transformer, params, x[0])
     ours, theirs = flops(net, params, x, y), flops(hand, theta, x.astype(jnp.float64), y)
     assert ours == pytest.approx(theirs, rel=0.02)
+
+
+class Attention(nn.Module):
+    """flax's own attention, whose queries, keys and values are layers beside each other; a scan over blocks."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(4)(x)
+        h = h + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(h))
+        blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return nn.Dense(3)(blocks()(h.mean(1), None)[0])
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return x + nn.tanh(nn.Dense(4)(x)), None
+
+
+def test_a_model_of_flax_s_own_parts(wide):
+    x = normal(1, 4, 3, 5)
+    params = in_float64(jax.jit(Attention().init)(jax.random.key(0), x)["params"])
+    net = epjax.from_flax(Attention(), x[0])
+    parts = [net.layers[k].function.name.rpartition("/")[2] for k in range(len(net))]
+    assert parts == ["Dense_0", "LayerNorm_0", "query", "key", "value", "out", "Dense_0", "Dense_0", "Dense_1"]
+    assert [net.sources(k) for k in (3, 4, 5, 6)] == [(2,), (2,), (2,), (5, 3, 4)]
+
+    def exact(p):
+        return optax.softmax_cross_entropy_with_integer_labels(Attention().apply({"params": p}, x), Y).mean()
+
+    close(jax.jit(jax.grad(epjax.ep_loss(net, CE, beta=1e-4)))(params, x, Y), jax.jit(jax.grad(exact))(params))
 
 
 # The cut
@@ -490,7 +521,7 @@ def test_marks_in_calls_and_scans(wide):
 
 def test_one_function_in_every_dtype(x64):
     """Traced in float32, used in float64; products in tf32 and bfloat16 keep states in float32 and tokens whole."""
-    params, x, y = transformer_case()
+    params, x, y = transformer_case(blocks=1)
     single = jax.tree.map(lambda v: v.astype(jnp.float32), params)
     net = epjax.from_function(transformer, single, x[0] + 300)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -523,7 +554,7 @@ def test_a_model_that_computes_in_bfloat16():
 
 
 def test_every_way_of_asking(wide):
-    """Async and Sync, clamps, the input's gradient, jit of the making itself, training by optax."""
+    """Async, one phase after the other, predictive coding's own, the input's gradient, made inside of jit."""
     params, x = weights((5, 6), (6, 4), (4, 3)), normal(7, 4, 5)
 
     def f(p, x):
@@ -533,6 +564,8 @@ def test_every_way_of_asking(wide):
     check_gradient(f, params, x, Y, equilibration=epjax.Async(3))
     check_gradient(f, params, x, Y, phases="sequential", scheme="forward", beta=1e-7)
     net = epjax.from_function(f, params, x[0])
+    optimised = epjax.pc.error_optimisation_value_and_grad(net, CE, steps=2)(params, x, Y, None)[1]
+    assert jax.tree.structure(optimised) == jax.tree.structure(params)
     of_x = jax.jit(jax.grad(epjax.ep_loss(net, CE, beta=1e-4), argnums=1))(params, x, Y)
     close(of_x, jax.grad(partial(mean_cost, f), argnums=1)(params, x, Y))
     inside = jax.jit(lambda p, x: jax.grad(epjax.ep_loss(epjax.from_function(f, p, x[0]), CE, beta=1e-4))(p, x, Y))
@@ -618,6 +651,10 @@ def test_bad_input_is_one_sentence():
     tokens = epjax.from_function(lambda p, x: p["a"][x[0]] @ p["b"], params, jnp.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match=r"x must hold indices up to 16777216 in float32, got 20000000"):
         epjax.ep_loss(tokens, CE)(params, jnp.full((4, 2), 20_000_000), Y)
+    with pytest.raises(ValueError, match=r"argnums must be 0 .* where x holds indices \(int32\), got 1"):
+        epjax.value_and_grad(tokens, CE, argnums=1)(params, jnp.zeros((4, 2), jnp.int32), Y, None)
+    with pytest.raises(ValueError, match=r"net of a Hopfield network must be made of Layers, got a function"):
+        epjax.systems.Hopfield(net)
     with pytest.raises(ValueError, match=r"modules must be a flax module where x is given, got list"):
         epjax.from_flax([nn.Dense(3)], x[0])
     with pytest.raises(ValueError, match=r"got CNN; epjax.from_flax\(model, x\) takes another model"):

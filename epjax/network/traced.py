@@ -212,7 +212,7 @@ class Traced(Network):
         if self.program.is_real or 0 not in sources:
             return super().drive(theta_k, k, *inputs)
         at = sources.index(0)
-        x = inputs[at].astype(self.program.x.dtype)
+        x = jnp.real(inputs[at]).astype(self.program.x.dtype)
 
         def apply(theta: Theta, *others: Array) -> Array:
             return self.layers[k - 1].function.apply(theta, *others[:at], x, *others[at:])
