@@ -101,16 +101,13 @@ def test_a_function_is_the_network_written_by_hand():
     x = jax.random.normal(jax.random.key(1), (4, 5), jnp.float32)
     net = epjax.from_function(f, params, x[0])
     assert repr(net) == "Network of 2 layers, float32: hidden relu, f identity"
-    (cost, aux), grads = epjax.value_and_grad(net, CE)(params, x, Y, None)
-    (expected, by_hand), exact = epjax.value_and_grad(hand, CE)(theta, x, Y, None)
+    (cost, aux), grads = jax.jit(epjax.value_and_grad(net, CE))(params, x, Y, None)
+    (expected, by_hand), exact = jax.jit(epjax.value_and_grad(hand, CE))(theta, x, Y, None)
     jax.tree.map(np.testing.assert_array_equal, (grads["hidden"], grads["out"]), exact)
     np.testing.assert_array_equal(aux.output, by_hand.output)
     np.testing.assert_array_equal(grads["of no layer"], 0)
     assert cost == expected
     assert net.init(jax.random.key(3), (5,)) is params
-    report = epjax.diagnose(net, params, x, Y)
-    assert report.verdict == "good"
-    assert len(report.layers) == 2
 
 
 class CNN(nn.Module):
@@ -554,7 +551,7 @@ def test_a_model_that_computes_in_bfloat16():
 
 
 def test_every_way_of_asking(wide):
-    """Async, one phase after the other, predictive coding's own, the input's gradient, made inside of jit."""
+    """Async, one phase after the other, a diagnosis, predictive coding's own, the input's gradient, made inside jit."""
     params, x = weights((5, 6), (6, 4), (4, 3)), normal(7, 4, 5)
 
     def f(p, x):
@@ -564,6 +561,9 @@ def test_every_way_of_asking(wide):
     check_gradient(f, params, x, Y, equilibration=epjax.Async(3))
     check_gradient(f, params, x, Y, phases="sequential", scheme="forward", beta=1e-7)
     net = epjax.from_function(f, params, x[0])
+    report = epjax.diagnose(net, params, x, Y)
+    assert report.verdict == "good"
+    assert len(report.layers) == 3
     optimised = epjax.pc.error_optimisation_value_and_grad(net, CE, steps=2)(params, x, Y, None)[1]
     assert jax.tree.structure(optimised) == jax.tree.structure(params)
     of_x = jax.jit(jax.grad(epjax.ep_loss(net, CE, beta=1e-4), argnums=1))(params, x, Y)
@@ -616,7 +616,7 @@ REFUSED = {
     r"gives a tuple, but must give one array": lambda p, x: (plain(p, x), x),
     r"gives int32, but must give floating numbers": lambda p, x: jnp.argmax(plain(p, x)).astype(jnp.int32),
     r"gives a number that depends on neither params nor x": lambda p, x: 1.0,
-    r"f \(<lambda>\) refuses one example x of float32 \[5\]: 'z'": lambda p, x: x @ p["z"],
+    r"f \(<lambda>\) refuses one example x, float32 \[5\] without a batch axis: 'z'": lambda p, x: x @ p["z"],
 }
 
 
@@ -659,7 +659,7 @@ def test_bad_input_is_one_sentence():
         epjax.from_flax([nn.Dense(3)], x[0])
     with pytest.raises(ValueError, match=r"got CNN; epjax.from_flax\(model, x\) takes another model"):
         epjax.from_flax(CNN())
-    with pytest.raises(ValueError, match=r"model \(CNN\) refuses one example x of float32 \[5\]: "):
+    with pytest.raises(ValueError, match=r"model \(CNN\) refuses one example x, float32 \[5\] without a batch axis: "):
         epjax.from_flax(CNN(), x[0])
 
 

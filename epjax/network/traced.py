@@ -90,7 +90,8 @@ class Program:
         except Refused:
             raise
         except Exception as error:
-            raise Refused(f"refuses one example x of {of_x} {list(self.x.shape)}: {sentence(error)}") from error
+            what = f"one example x, {of_x} {list(self.x.shape)} without a batch axis"
+            raise Refused(f"refuses {what}: {sentence(error)}") from error
 
 
 def _check_output(shape: Any) -> None:
@@ -217,7 +218,9 @@ class Traced(Network):
         def apply(theta: Theta, *others: Array) -> Array:
             return self.layers[k - 1].function.apply(theta, *others[:at], x, *others[at:])
 
-        a = at_precision(self.precision, apply, theta_k, *inputs[:at], *inputs[at + 1 :])
+        others = inputs[:at] + inputs[at + 1 :]
+        rounds = jax.tree.leaves((theta_k, others))
+        a = at_precision(self.precision, apply, theta_k, *others) if rounds else apply(theta_k)
         return as_state(a, inputs[0].dtype)
 
     def forward(self, params: Any, x: Array) -> States:

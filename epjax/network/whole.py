@@ -30,9 +30,8 @@ def of_model(model: nn.Module | nnx.Module, x: Any, precision: Precision) -> Net
     except Refused as error:
         raise ValueError(f"model ({name}) {error}") from None
     except Exception as error:
-        raise ValueError(
-            f"model ({name}) refuses one example x of {x.dtype} {list(x.shape)}: {sentence(error)}"
-        ) from error
+        what = f"one example x, {x.dtype} {list(x.shape)} without a batch axis"
+        raise ValueError(f"model ({name}) refuses {what}: {sentence(error)}") from error
     f = drive.apply if has_its_own else _with_marks(drive)
     return network_of(f, name, params, x, lambda key: drive.init(key, x), precision)
 
