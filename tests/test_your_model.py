@@ -5,6 +5,7 @@ handled otherwise than in `Layer(activation="relu")`, work that is done twice, a
 model that is no function of one example and gets in.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -467,7 +468,9 @@ def test_a_clip_before_a_mark_is_the_projection(name, wide):
     assert net.layers[0].activation.bounds == bounds
     if name != "clamp":  # its numbers are float64
         single = jax.tree.map(jnp.float32, params)
-        assert net.check(single, jnp.zeros(5, jnp.float32)).dtype == jnp.float32
+        for precision in ("float32", "bfloat16"):
+            other = replace(net, precision=precision)
+            assert other.check(single, jnp.zeros(5, jnp.float32)).dtype == jnp.float32
 
 
 def test_a_straight_through_clip_is_none(wide):

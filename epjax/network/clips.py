@@ -18,10 +18,6 @@ Bounds = tuple[float, float]
 ALL: Bounds = (-math.inf, math.inf)
 
 
-class Moves:
-    """What a clip is of: the number that is not known beforehand."""
-
-
 def clip_of(program: Jaxpr, equation: JaxprEqn) -> Activation | None:
     """The activation that an equation is, if it clips the one array that it takes.
 
@@ -35,8 +31,8 @@ def clip_of(program: Jaxpr, equation: JaxprEqn) -> Activation | None:
         for known in KNOWN:
             if text == _derivative(known.phi, arrays[0].aval):
                 return known
-    bounds = _bounds(equation, [_number(v) if isinstance(v, Literal) else (Moves(), ALL) for v in equation.invars])
-    return None if bounds is None or bounds == ALL else _clip(bounds, equation.primitive.name == "clamp")
+    bounds = _range(equation, [_number(v) if isinstance(v, Literal) else ALL for v in equation.invars])
+    return _clip(bounds, equation.primitive.name == "clamp") if isinstance(bounds, tuple) and bounds != ALL else None
 
 
 KNOWN = (relu, Activation("relu6", jax.nn.relu6, (0.0, 6.0)), hard_tanh)
@@ -78,14 +74,8 @@ def _clipped(lo: float, hi: float, a: Array) -> Array:
     return jnp.clip(a, lo if math.isfinite(lo) else None, hi if math.isfinite(hi) else None)
 
 
-def _bounds(equation: JaxprEqn, given: Sequence[Any]) -> Bounds | None:
-    """The range of what moves, or None for what is no clip."""
-    out = _interpret(equation, given)
-    return out[1] if isinstance(out, tuple) else None
-
-
-def _interpret(equation: JaxprEqn, given: Sequence[Any]) -> Any:
-    """A number, (Moves, its bounds), or None."""
+def _range(equation: JaxprEqn, given: Sequence[Any]) -> Any:
+    """What it gives: a number that is known, the bounds of a clip of what is not, or None for anything else."""
     if any(v is None for v in given):
         return None
     kind, inner = equation.primitive.name, inner_program(equation)
@@ -93,12 +83,12 @@ def _interpret(equation: JaxprEqn, given: Sequence[Any]) -> Any:
     if kind in ("convert_element_type", "broadcast_in_dim") and not moving:
         return given[0]
     if kind in ("max", "min", "clamp") and len(moving) == 1:
-        (mark, (lo, hi)), numbers = moving[0], [v for v in given if not isinstance(v, tuple)]
+        (lo, hi), numbers = moving[0], [v for v in given if not isinstance(v, tuple)]
         if kind == "clamp" and not isinstance(given[1], tuple):
             return None
         least = numbers[0] if kind != "min" else -math.inf
         most = numbers[-1] if kind != "max" else math.inf
-        return mark, (min(max(lo, least), most), min(max(hi, least), most))
+        return min(max(lo, least), most), min(max(hi, least), most)
     if inner is None or inner.consts or kind.startswith("custom"):
         return None
     known = dict(zip(inner.jaxpr.invars, given, strict=True))
@@ -107,7 +97,7 @@ def _interpret(equation: JaxprEqn, given: Sequence[Any]) -> Any:
         return _number(v) if isinstance(v, Literal) else known.get(v)
 
     for e in inner.jaxpr.eqns:
-        found = _interpret(e, [read(v) for v in e.invars])
+        found = _range(e, [read(v) for v in e.invars])
         known.update(dict.fromkeys(e.outvars, found))
     return read(inner.jaxpr.outvars[0])
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from epjax.network.activation import Activation, identity
@@ -33,10 +34,9 @@ class Piece:
     sources: tuple[int, ...]
     activation: Activation
 
-    @property
-    def place(self) -> tuple[Any, ...]:
-        """What must not depend on the dtypes that a function is traced with."""
-        return self.leaves, self.sources, self.activation.name, self.activation.bounds
+    def place(self, dtype: Any) -> tuple[Any, ...]:
+        """What must not depend on the dtypes that a function is traced with; bounds as numbers of `dtype`."""
+        return self.leaves, self.sources, tuple(np.asarray(self.activation.bounds).astype(dtype).tolist())
 
 
 def cut(program: ClosedJaxpr) -> tuple[Piece, ...]:

@@ -85,7 +85,7 @@ def _results(program: Jaxpr, equation: JaxprEqn, found: list[Any]) -> list[Any]:
     marked = any(map(holds_marks, _programs(equation)))
     if not marked and (kind not in CALLS or _is_elementary(equation)):
         return alone(program, equation, found)
-    if kind == "scan" and marked:
+    if kind == "scan" and marked and equation.params["length"]:
         return _unrolled(equation, found)
     if inner is None or kind.startswith("custom"):
         why = "its own derivative would be lost" if kind.startswith("custom") else "a layer has its place in a program"

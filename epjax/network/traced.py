@@ -63,7 +63,8 @@ class Program:
         pieces = self._kinds.get(kind) or self._traced(dtypes, of_x)
         if not any(isinstance(v, jax.core.Tracer) for piece in pieces for v in piece.program.consts):
             self._kinds[kind] = pieces
-        if [piece.place for piece in pieces] != [piece.place for piece in self.pieces]:
+        real = jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
+        if [piece.place(real) for piece in pieces] != [piece.place(real) for piece in self.pieces]:
             raise Refused(f"is another function in {dtype} than in {self.x.dtype}: trace it with what it is used with")
         return pieces[k - 1]
 
