@@ -4,7 +4,7 @@ from epjax import cost, models, pc, systems
 from epjax.diagnosis import diagnose
 from epjax.estimator import backprop_value_and_grad, exact_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
-from epjax.network import Layer, Network, activation, drive, from_flax
+from epjax.network import Layer, Network, activation, drive, from_flax, from_function, state
 from epjax.systems.pcn import Async, Sweep, Sync, energy
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Solution
@@ -30,8 +30,10 @@ __all__ = [
     "ep_loss",
     "exact_value_and_grad",
     "from_flax",
+    "from_function",
     "models",
     "pc",
+    "state",
     "systems",
     "value_and_grad",
 ]

@@ -5,7 +5,7 @@ when a step is traced; what depends on values, where they are known. A compiled 
 """
 
 import warnings
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,15 @@ from epjax.cost import COSTS, Cost, binary_cross_entropy, check_labels, cross_en
 from epjax.network import Network, Params
 from epjax.network.arguments import check_example
 from epjax.shapes import is_known
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A system that may take indices for its input."""
+
+    def as_input(self, params: Params, x: Any) -> Any:
+        """A batch as what the states of the input are made of."""
+        ...
 
 
 class Examined(Protocol):
@@ -60,6 +69,7 @@ def check_batch(
     `clamped` says that the output is clamped to y, `beta` is the strength and `key` what the random scheme draws from.
     Raises ValueError, naming the argument, what was given and what is allowed.
     """
+    x = system.as_input(params, x) if isinstance(system, Reads) else x
     _check_batch(x, y)
     x = jnp.asarray(x)
     output = system.examine(params, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))

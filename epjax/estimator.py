@@ -137,6 +137,7 @@ def value_and_grad(
     ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
         noisy = isinstance(system, Noisy) and system.noisy
         drawn_from = key if plan.random_sign or noisy else None
+        _check_differentiable(argnums, x)
         x, y = check_batch(system, cost, params, x, y, beta=beta, key=drawn_from, clamped=perturbation == "clamp")
         s, c = plan.nudges(x.shape[0], key, x.dtype)
         _check_strength(beta, x.dtype, errors)
@@ -168,6 +169,7 @@ def exact_value_and_grad(
     def value_and_grad(
         params: Params, x: Inexact[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
     ) -> tuple[tuple[Inexact[Array, ""], Aux], Params]:
+        _check_differentiable(argnums, x)
         x, y = check_batch(system, cost, params, x, y)
         return exact(params, x, y, key)
 
@@ -206,6 +208,11 @@ def _check_strength(beta: float | Array, dtype: jnp.dtype, errors: Errors) -> No
 def _check_argnums(argnums: Argnums) -> None:
     if argnums not in (0, 1, (0,), (1,), (0, 1), (1, 0)):
         raise ValueError(f"argnums must be 0 (the parameters), 1 (the input) or both, got {argnums!r}")
+
+
+def _check_differentiable(argnums: Argnums, x: Any) -> None:
+    if argnums not in (0, (0,)) and jnp.issubdtype(getattr(x, "dtype", float), jnp.integer):
+        raise ValueError(f"argnums must be 0 (the parameters) where x holds indices ({x.dtype}), got {argnums!r}")
 
 
 def _noise_keys(key: Array | None, batch: int) -> Array:

@@ -53,7 +53,8 @@ def ep_loss(
 
     y [B] or [B, classes]; `key` is for ``scheme="random"`` alone. A flax `Sequential` is taken as
     `from_flax` takes it, and `params` are then its own: a linen model's ``model.init(...)["params"]``, or the nnx model
-    itself, under `nnx.grad`. Weights that the model ties have the sum over their places. Raises ValueError for an
+    itself, under `nnx.grad`. What `from_flax(model, x)` and `from_function` make is taken with the model's own
+    parameters, too. Weights that the model ties have the sum over their places. Raises ValueError for an
     unknown algorithm, "bp" of a system that has no forward pass, and for a model without layers, and where the loss is
     given what `check_batch` refuses; the loss raises TypeError where it is differentiated twice, in forward mode, or
     through the output beside it.
@@ -166,9 +167,10 @@ class _Model:
 
 def _model(model: Any) -> _Model:
     if isinstance(model, Network) or (isinstance(model, System) and not isinstance(model, type)):
-        return _Model(model, lambda params: (params, ()), lambda held: model)  # type: ignore[return-value, arg-type]
+        return _Model(model, lambda params: (_own(params), ()), lambda held: model)  # type: ignore[return-value, arg-type]
     if not isinstance(model, nn.Sequential | nnx.Sequential):
-        allowed = "an epjax.Network, another system, or a flax Sequential, whose layers can be told apart"
+        others = "epjax.from_flax(model, x) and epjax.from_function make networks of other models"
+        allowed = f"an epjax.Network, another system, or a flax Sequential, whose layers can be told apart ({others})"
         raise ValueError(f"net must be {allowed}, got {type(model).__name__}")
     net = from_flax(model)
     places = [i for i, module in enumerate(model.layers) if isinstance(module, nn.Module | nnx.Module)]
@@ -188,6 +190,11 @@ def _model(model: Any) -> _Model:
         return from_flax([at.get(i, function) for i, function in enumerate(listed)])
 
     return _Model(net, split, rebuild)
+
+
+def _own(params: Any) -> Any:
+    """The parameters of an nnx model, where the model is given."""
+    return nnx.state(params, nnx.Param) if isinstance(params, nnx.Module) else params
 
 
 def _of_linen(params: Any, places: list[int]) -> list[Any]:

@@ -81,6 +81,7 @@ def diagnoser(
     settled = None if usual is None else _longer(usual)
     exact_of = jax.jit(exact_value_and_grad(net, cost, free=settled))
     soft = jax.jit(jax.vmap(partial(largest, system, cost, free=settled), in_axes=(None, 0, 0)))
+    layers_of = getattr(system, "by_layer", lambda grads: grads)  # those of a system are one entry a layer
     reference = "backpropagation's" if usual is None else "the exact gradient's"
     scheme = as_scheme(options.get("scheme", "centered"), options.get("points", 1))
     strongest = 1.0 if scheme.random_sign else float(np.max(-np.real(scheme.s), initial=0.0))
@@ -101,7 +102,7 @@ def diagnoser(
         def at(strength: float, method: Any, free: Any) -> _Seen:
             strength = min(strength, float(jnp.finfo(x.dtype).max))
             grads, *seen = jax.device_get(ep(method, free, jnp.asarray(strength, x.dtype), params, x, y, key))
-            return _Seen([_sums(g, b) for g, b in zip(grads, exact, strict=True)], *seen)
+            return _Seen([_sums(g, b) for g, b in zip(layers_of(grads), layers_of(exact), strict=True)], *seen)
 
         seen = at(beta, method, usual)
         gradients = [_compare(s) for s in seen.sums]

@@ -84,7 +84,7 @@ class Network:
         return len(self.layers)
 
     def __repr__(self) -> str:
-        layers = ", ".join(_brief(layer) for layer in self.layers)
+        layers = ", ".join(self._brief(k) for k in range(1, len(self) + 1))
         return f"Network of {len(self)} layers, {self.precision}: {layers}"
 
     def summary(self, input_shape: Sequence[int]) -> str:
@@ -93,12 +93,12 @@ class Network:
         Raises ValueError as `init` does.
         """
         params = jax.eval_shape(lambda key: self.init(key, input_shape), jax.random.key(0))
-        h, rows = [jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)], []
+        h, rows = [self.example(input_shape)], []
         for k, (layer, theta) in enumerate(zip(self.layers, self.spread(params), strict=True), start=1):
             inputs = [h[j] for j in self.sources(k)]
             h.append(self._shape(theta, k, *inputs))
             work = flops(lambda theta, inputs, k=k: self.predict(theta, k, *inputs), theta, inputs)
-            name, held = layer.function.name, count(params[k - 1])
+            name, held = layer.function.name, count(self.by_layer(params)[k - 1])
             rows.append(Row(name, layer.activation.name, self.sources(k), h[-1].shape, held, work))
         return table(f"{len(self)} layers, products in {self.precision}", input_shape, rows)
 
@@ -121,7 +121,7 @@ class Network:
         layer whose module refuses what the layer below gives it, mixes examples, draws random numbers or keeps state.
         """
         params: Params = ()
-        h = [jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)]
+        h = [self.example(input_shape)]
         for k, layer in enumerate(self.layers, start=1):
             inputs = [h[j] for j in self.sources(k)]
             with self._named(k, inputs):
@@ -157,6 +157,19 @@ class Network:
         self._checked[kind] = h[-1]
         return h[-1]
 
+    def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+        """The kind of one input of that shape: float32."""
+        return jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+
+    def by_layer(self, params: Params) -> Params:
+        """One entry a layer, each parameter once."""
+        return params
+
+    def as_input(self, params: Params, x: Any) -> Any:
+        """A batch, or one example, as what the input's states are made of: x itself."""
+        del params
+        return x
+
     def spread(self, params: Params) -> Params:
         """The parameters with what layers share in all of its places; of params that have it already, the same."""
         return spread(self.ties, params)
@@ -176,6 +189,11 @@ class Network:
     def _told(self) -> set[str]:
         return set()
 
+    def _brief(self, k: int) -> str:
+        layer, others = self.layers[k - 1], [str(j) for j in self.sources(k) if j != k - 1]
+        skips = f" + {', '.join(others)}" if others else ""
+        return f"{layer.function.name} {layer.activation.name}{skips}"
+
     def _shape(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         shape: jax.ShapeDtypeStruct = jax.eval_shape(lambda p, *i: self.predict(p, k, *i), theta_k, *inputs)
         return shape
@@ -190,7 +208,7 @@ class Network:
             raise ValueError(f"{layer} {error}") from None
         except Exception as error:
             shapes = " and ".join(f"{v.shape} of {_source(j)}" for j, v in zip(self.sources(k), inputs, strict=True))
-            raise ValueError(f"{layer} refuses {shapes}: {_sentence(error)}") from error
+            raise ValueError(f"{layer} refuses {shapes}: {sentence(error)}") from error
 
     def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
         """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example, in the dtype of the states."""
@@ -226,15 +244,10 @@ def _layers(given: Any) -> tuple[Layer, ...]:
     return tuple(given)
 
 
-def _brief(layer: Layer) -> str:
-    skips = f" + {', '.join(map(str, layer.skips))}" if layer.skips else ""
-    return f"{layer.function.name} {layer.activation.name}{skips}"
-
-
 def _source(j: int) -> str:
     return f"layer {j}" if j else "the input"
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The first line: flax and jax explain at length."""
     return str(error).strip().split("\n")[0] or type(error).__name__

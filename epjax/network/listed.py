@@ -1,4 +1,4 @@
-"""A list of flax modules as a network."""
+"""Flax models as networks: a list of modules by its modules, any other model by its program."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,6 +11,7 @@ from epjax.network.architecture import Layer, Network
 from epjax.network.drive import OneExample
 from epjax.network.modules import BatchOfOne, Drive, Function, Joined, Kept, Linen, Plain, as_drive
 from epjax.network.precision import Precision
+from epjax.network.whole import of_model
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -18,8 +19,12 @@ else:
     from epjax.network import nnx
 
 
-def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precision: Precision = "float32") -> Network:
-    """A list of flax modules, linen and nnx, as a network: every module is a layer, a whole block too.
+def from_flax(
+    modules: Sequence[Any] | nn.Module | nnx.Module, x: Any = None, *, precision: Precision = "float32"
+) -> Network:
+    """A list of flax modules, linen and nnx, or a model with one example, as a network.
+
+    Without x, a list or a `Sequential`: every module in it is a layer, a whole block too.
 
     * A module begins a layer with identity activation; its h_k is the module's output.
     * `jax.nn.relu` or `jax.nn.hard_tanh` (projections), or an `Activation`, right after a module or the functions
@@ -30,9 +35,19 @@ def from_flax(modules: Sequence[Any] | nn.Sequential | nnx.Sequential, *, precis
 
     Parameters are one entry a layer: a linen module's `params`, or an nnx module's `nnx.State`. The free phase is the
     forward pass of the list. A `Sequential` stands for its list; a bound linen one brings the statistics that it holds.
-    A module that is listed twice is one, and its parameters are held once (see `epjax.network.ties`). Raises ValueError
-    for what is no module or function.
+    A module that is listed twice is one, and its parameters are held once (see `epjax.network.ties`).
+
+    With x [...], one example or its shape and dtype, any model: it is traced as by `from_function`, on a batch of one,
+    and cut at the marks that it sets by `epjax.state`. A model that sets none is cut after the output of every module
+    in it, however deep, that gives one array; a clip right after a module is its layer's projection. Parameters are the
+    model's own: a linen model's ``model.init(...)["params"]``, or the `nnx.State` of an nnx model.
+
+    Raises ValueError for what is no module or function, and for what `from_function` refuses.
     """
+    if x is not None:
+        if not isinstance(modules, nn.Module | nnx.Module):
+            raise ValueError(f"modules must be a flax module where x is given, got {type(modules).__name__}")
+        return of_model(modules, x, precision)
     listed, drive_of = _listed(modules)
     drives: list[Joined] = []
     activations: list[Activation] = []
@@ -66,7 +81,9 @@ def _listed(modules: Any) -> tuple[Sequence[Any], Callable[[Any], Drive]]:
     listed = modules.layers if isinstance(modules, nn.Sequential | nnx.Sequential) else modules
     if not isinstance(listed, Sequence | nnx.List):
         what = type(listed).__name__
-        raise ValueError(f"modules must be a list of flax modules and functions, or a Sequential, got {what}")
+        other = "; epjax.from_flax(model, x) takes another model, with one example"
+        hint = other if isinstance(modules, nn.Module | nnx.Module) else ""
+        raise ValueError(f"modules must be a list of flax modules and functions, or a Sequential, got {what}{hint}")
     if not listed:
         raise ValueError("modules must hold at least one module or function, got none")
     return listed, as_drive

@@ -162,8 +162,12 @@ class NNX:
         """What is no parameter, such as the statistics of a BatchNorm in evaluation, stays as it was."""
         return self._call(theta, *inputs)[0]
 
+    def module(self, theta: Any) -> Any:
+        """A copy of the module with these parameters."""
+        return nnx.merge(self.graph, theta, self._rest, copy=True)
+
     def _call(self, theta: Any, *inputs: Array) -> tuple[Array, Any]:
-        module = nnx.merge(self.graph, theta, self._rest, copy=True)
+        module = self.module(theta)
         a = module(*inputs)
         parts: Any = nnx.split(module, nnx.Param, ...)
         return a, parts[2]

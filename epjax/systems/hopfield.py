@@ -20,6 +20,7 @@ from epjax.network.activation import identity, unit
 from epjax.network.affine import is_affine
 from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
+from epjax.network.traced import Traced
 from epjax.shapes import Array, Bool, Inexact
 from epjax.systems.chain import Chain
 
@@ -34,6 +35,8 @@ class Hopfield(Chain):
     net: Network
 
     def __post_init__(self) -> None:
+        if isinstance(self.net, Traced):
+            raise ValueError("net of a Hopfield network must be made of Layers, got a function: it is for PCN alone")
         for k in range(1, len(self) + 1):
             if self.net.activation(k).bounds is None:
                 allowed = "a range: identity, relu, hard_tanh or unit"

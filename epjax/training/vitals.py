@@ -11,9 +11,13 @@ Facts = dict[str, Shaped[Array, ""]]
 
 
 def of_gradient(grads: Params) -> Facts:
-    """`gradient_norm`, and `silent_layers`, the number of layers with parameters whose gradient is all zero."""
+    """`gradient_norm`, and `silent_layers`, the number of layers with parameters whose gradient is all zero.
+
+    Of parameters that are no tuple of layers, but a model's own, an entry of their mapping counts for a layer.
+    """
+    layers = grads if isinstance(grads, tuple) else jax.tree.leaves(grads, is_leaf=lambda v: v is not grads)
     silent = [
-        jnp.all(jnp.stack([jnp.all(g == 0) for g in leaves])) for layer in grads if (leaves := jax.tree.leaves(layer))
+        jnp.all(jnp.stack([jnp.all(g == 0) for g in leaves])) for layer in layers if (leaves := jax.tree.leaves(layer))
     ]
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     return {"gradient_norm": norm, "silent_layers": jnp.sum(jnp.stack(silent), dtype=jnp.int32)}

@@ -63,6 +63,14 @@ class PCN:
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
 
+    def as_input(self, params: Params, x: Any) -> Any:
+        """Indices as floating numbers, where the network takes indices."""
+        return self.net.as_input(params, x)
+
+    def by_layer(self, params: Params) -> Params:
+        """One entry a layer, each parameter once."""
+        return self.net.by_layer(params)
+
     def check_values(self, params: Params, x: Any) -> None:
         """All are allowed."""
 

@@ -1,0 +1,163 @@
+"""A function cut at its marks: what lies between them, each piece a prediction f_k of the states below.
+
+    f_k = phi_k(a_k(theta, h_j for j in sources))       the program walked back from mark k to the marks before it
+
+A value that crosses a mark without being one is computed again from the marks below it, in each piece that needs it.
+A clip right before a mark is phi_k. Max-pooling and changes of shape may stand between: max_i clip(a_i) is
+clip(max_i a_i), to the bit.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from epjax.network.activation import Activation, identity
+from epjax.network.clips import after, clip_of
+from epjax.network.marks import called, is_mark, is_of_module, refuse_impure
+from epjax.network.modules import Refused
+
+SHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "transpose", "rev"})
+"""What moves numbers and changes none of them, where it gives as many as it takes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """a_k as a program of the parameters `leaves` and the states of `sources`, in that order; then phi_k."""
+
+    name: str
+    program: ClosedJaxpr
+    leaves: tuple[int, ...]
+    sources: tuple[int, ...]
+    activation: Activation
+
+    def place(self, dtype: Any) -> tuple[Any, ...]:
+        """What must not depend on the dtypes that a function is traced with; bounds as numbers of `dtype`."""
+        return self.leaves, self.sources, tuple(np.asarray(self.activation.bounds).astype(dtype).tolist())
+
+
+def cut(program: ClosedJaxpr) -> tuple[Piece, ...]:
+    """The pieces of a program ``(*leaves, x) -> output``, from the input up; the last one gives the output.
+
+    Marks that the output does not depend on are left out. Raises `Refused` for random numbers and effects.
+    """
+    output = program.jaxpr.outvars[0]
+    if isinstance(output, Literal):
+        raise Refused("gives a number that depends on neither params nor x")
+    needed = _before(program.jaxpr.eqns, output, set())
+    refuse_impure(program.jaxpr.replace(eqns=needed), program.effects)
+    ends = _ends(program, needed, output)
+    return tuple(_piece(program, needed, list(ends), k, name) for k, name in enumerate(ends.values(), start=1))
+
+
+def _before(equations: Sequence[JaxprEqn], output: Any, stops: set[Var]) -> list[JaxprEqn]:
+    """The equations that `output` needs, in order, back to the variables of `stops`."""
+    wanted: set[Any] = {output} if isinstance(output, Var) else set()
+    found: list[JaxprEqn] = []
+    for equation in reversed(equations):
+        if wanted & set(equation.outvars):
+            found.append(equation)
+            wanted |= {v for v in equation.invars if isinstance(v, Var) and v not in stops}
+    return found[::-1]
+
+
+def _ends(program: ClosedJaxpr, equations: list[JaxprEqn], output: Any) -> dict[Any, str]:
+    """The variables that are states, from the input up, with the names of their marks."""
+    ends: dict[Any, str] = {}
+    same: set[Any] = set()
+    for equation in filter(is_mark, equations):
+        end = equation.outvars[0]
+        if equation.invars[0] in same:  # a mark of a mark is the same state
+            same.add(end)
+            continue
+        if is_of_module(equation):
+            end = _rectified(program, equations, end, output)
+        if end not in same:
+            ends[end] = called(equation)
+        same.add(end)
+    place = {v: i for i, e in enumerate(equations) for v in e.outvars}
+    ends = dict(sorted(ends.items(), key=lambda item: place[item[0]]))
+    makers = {v: e for e in equations for v in e.outvars}
+    source = output  # an output that is a reshaped state is that state
+    while source not in ends and source in makers and (is_mark(makers[source]) or _moves(makers[source])):
+        source = makers[source].invars[0]
+    return {v: name for v, name in ends.items() if v is not source} | {output: ends.get(source, "")}
+
+
+def _rectified(program: ClosedJaxpr, equations: list[JaxprEqn], end: Any, output: Any) -> Any:
+    """What a module's output becomes by a clip, where nothing else is done with it; or the output itself."""
+    at = end
+    while at is not output:
+        users = [e for e in equations if at in e.invars]
+        if len(users) == 1 and is_mark(users[0]) and is_of_module(users[0]):
+            at = users[0].outvars[0]
+        elif len(users) == 1 and clip_of(program.jaxpr, users[0]):
+            return users[0].outvars[0]
+        else:
+            break
+    return end
+
+
+def _piece(program: ClosedJaxpr, equations: list[JaxprEqn], ends: list[Any], k: int, name: str) -> Piece:
+    whole, end, below = program.jaxpr, ends[k - 1], ends[: k - 1]
+    kept = _before(equations, end, set(below))
+    activation, clips = _clips(program, kept, end)
+    kept = [_renamed(e, clips) for e in kept if e.outvars[0] not in clips]
+    out = clips.get(end, end)
+    read = {v for e in kept for v in e.invars if isinstance(v, Var)} | ({out} if isinstance(out, Var) else set())
+    *parameters, x = whole.invars
+    leaves = tuple(i for i, v in enumerate(parameters) if v in read)
+    sources = tuple(j for j in range(k - 1, 0, -1) if ends[j - 1] in read and j == k - 1)
+    sources += tuple(j for j, v in enumerate([x, *below]) if v in read and j not in sources)
+    inputs = [*(parameters[i] for i in leaves), *([x, *below][j] for j in sources)]
+    consts = [(v, c) for v, c in zip(whole.constvars, program.consts, strict=True) if v in read]
+    alone = whole.replace(constvars=[v for v, _ in consts], invars=inputs, outvars=[out], eqns=kept)
+    return Piece(name, ClosedJaxpr(alone, [c for _, c in consts]), leaves, sources, activation)
+
+
+def _clips(program: ClosedJaxpr, equations: list[JaxprEqn], end: Any) -> tuple[Activation, dict[Any, Any]]:
+    """phi, and the results of the equations that it stands for, each with what is there without it."""
+    makers = {v: e for e in equations for v in e.outvars}
+    found: Activation | None = None
+    without: dict[Any, Any] = {}
+    at = end
+    while maker := makers.get(at):
+        operand = next((v for v in maker.invars if isinstance(v, Var)), None)
+        if clip := clip_of(program.jaxpr, maker):
+            found = clip if found is None else after(clip, found)
+            without[at] = operand
+        elif not (is_mark(maker) or _moves(maker) or _pools(maker)):
+            break
+        at = operand
+    for v in reversed(list(without)):
+        without[v] = without.get(without[v], without[v])
+    return found or identity, without
+
+
+def _renamed(equation: JaxprEqn, names: dict[Any, Any]) -> JaxprEqn:
+    return equation.replace(invars=[v if isinstance(v, Literal) else names.get(v, v) for v in equation.invars])
+
+
+def _moves(equation: JaxprEqn) -> bool:
+    if equation.primitive.name not in SHAPES or not isinstance(equation.invars[0], Var) or len(equation.invars) != 1:
+        return False
+    return _size(equation.invars[0]) == _size(equation.outvars[0])
+
+
+def _size(v: Any) -> int:
+    return math.prod(v.aval.shape)
+
+
+def _pools(equation: JaxprEqn) -> bool:
+    """Whether an equation takes maxima, each of at least one number."""
+    settings = equation.params
+    if equation.primitive.name == "reduce_max":
+        return _size(equation.invars[0]) > 0
+    if equation.primitive.name != "reduce_window_max":
+        return False
+    windows = zip(settings["padding"], settings["window_dimensions"], strict=True)
+    dilated = {*settings["base_dilation"], *settings["window_dilation"]} != {1}
+    return not dilated and all(max(padded) < size for padded, size in windows)

@@ -1,0 +1,298 @@
+"""Any function of parameters and one example as a network: its program, cut at the marks that it sets.
+
+    f(theta, x) = f_L(... f_2(f_1(x)))      f_k between the marks k - 1 and k (see `epjax.network.cut`)
+
+The parameters stay the pytree that the function takes. A parameter that several layers read is one: its gradient is the
+sum over them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import jaxpr_as_fun
+
+from epjax.network.architecture import Layer, Network, States, sentence
+from epjax.network.arguments import as_state, check_example, signature
+from epjax.network.cut import Piece, cut
+from epjax.network.marks import laid_out
+from epjax.network.modules import Refused
+from epjax.network.precision import Precision, at_precision, check_precision
+from epjax.shapes import is_known
+
+Function = Callable[[Any, Array], Array]
+"""f(params, x) -> output, of one example."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=[])
+@dataclass(frozen=True)
+class Theta:
+    """The parameters that one layer reads, in the order of the whole."""
+
+    leaves: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A function of parameters and one example of known shapes, and its pieces for each kind of numbers."""
+
+    f: Function
+    name: str
+    params: Any
+    x: jax.ShapeDtypeStruct
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The layers, for the dtypes of `params` and `x`. Raises `Refused` for what is no network."""
+        return self._traced([leaf.dtype for leaf in jax.tree.leaves(self.params)], self.x.dtype)
+
+    def at(self, k: int, theta: Theta, dtype: Any) -> Piece:
+        """Layer k for parameters of the dtypes in `theta` and states of `dtype`."""
+        known = [leaf.dtype for leaf in jax.tree.leaves(self.params)]
+        read = dict(zip(self.pieces[k - 1].leaves, (leaf.dtype for leaf in theta.leaves), strict=True))
+        now = {self.x.dtype: dtype} | {known[i]: given for i, given in read.items()}
+        dtypes = [read.get(i, now.get(was, was)) for i, was in enumerate(known)]
+        of_x = dtype if self.is_real else self.x.dtype
+        context = (getattr(jax.config, f"jax_{name}") for name in ("default_matmul_precision", "enable_x64"))
+        kind = (*dtypes, of_x, *context)
+        pieces = self._kinds.get(kind) or self._traced(dtypes, of_x)
+        if not any(isinstance(v, jax.core.Tracer) for piece in pieces for v in piece.program.consts):
+            self._kinds[kind] = pieces
+        real = jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
+        if [piece.place(real) for piece in pieces] != [piece.place(real) for piece in self.pieces]:
+            raise Refused(f"is another function in {dtype} than in {self.x.dtype}: trace it with what it is used with")
+        return pieces[k - 1]
+
+    @property
+    def is_real(self) -> bool:
+        """Whether x is no index."""
+        return jnp.issubdtype(self.x.dtype, jnp.inexact)
+
+    @cached_property
+    def _kinds(self) -> dict[Any, tuple[Piece, ...]]:
+        return {}
+
+    def _traced(self, dtypes: Sequence[Any], of_x: Any) -> tuple[Piece, ...]:
+        leaves, structure = jax.tree.flatten(self.params)
+        given = [jax.ShapeDtypeStruct(v.shape, dtype) for v, dtype in zip(leaves, dtypes, strict=True)]
+
+        def flat(*arguments: Array) -> Array:
+            return self.f(jax.tree.unflatten(structure, arguments[:-1]), arguments[-1])
+
+        try:
+            program, shape = laid_out(flat, *given, jax.ShapeDtypeStruct(self.x.shape, of_x))
+            _check_output(shape)
+            return cut(program)
+        except Refused:
+            raise
+        except Exception as error:
+            what = f"one example x, {of_x} {list(self.x.shape)} without a batch axis"
+            raise Refused(f"refuses {what}: {sentence(error)}") from error
+
+
+def _check_output(shape: Any) -> None:
+    if not isinstance(shape, jax.ShapeDtypeStruct):
+        raise Refused(f"gives a {type(shape).__name__}, but must give one array")
+    if not jnp.issubdtype(shape.dtype, jnp.inexact):
+        raise Refused(f"gives {shape.dtype}, but must give floating numbers")
+
+
+@dataclass(frozen=True)
+class Between:
+    """a_k, from the marks below to mark k, as a drive."""
+
+    program: Program
+    k: int
+
+    @property
+    def name(self) -> str:
+        """The mark's name, or the function's."""
+        return self.program.pieces[self.k - 1].name or self.program.name
+
+    def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Theta:
+        """The parameters of this layer as the function was given them."""
+        del key, inputs
+        leaves = jax.tree.leaves(self.program.params)
+        return Theta(tuple(leaves[i] for i in self.program.pieces[self.k - 1].leaves))
+
+    def apply(self, theta: Theta, *inputs: Array) -> Array:
+        """Of the states of its sources; numbers come to where indices are asked for as those."""
+        dtype = next((v.dtype for v in inputs if jnp.issubdtype(v.dtype, jnp.inexact)), self.program.x.dtype)
+        piece = self.program.at(self.k, theta, dtype)
+        arguments = [*theta.leaves, *inputs[: len(piece.sources)]]
+        cast = [v.astype(aval.dtype) for v, aval in zip(arguments, piece.program.in_avals, strict=True)]
+        a: Array = jaxpr_as_fun(piece.program)(*cast)[0]
+        return a
+
+
+@dataclass(frozen=True, repr=False)
+class Traced(Network):
+    """A function as a network. Its parameters are those of the function; `draw` makes them from a key."""
+
+    program: Program = field(kw_only=True)
+    draw: Callable[[Array], Any] = field(kw_only=True)
+
+    def sources(self, k: int) -> tuple[int, ...]:
+        """The layers whose states piece k reads; the input, where it reads none."""
+        return self.program.pieces[k - 1].sources or (0,)
+
+    def by_layer(self, params: Any) -> tuple[Any, ...]:
+        """Every parameter at the first layer that reads it; what none reads is nowhere."""
+        seen: set[int] = set()
+        found = []
+        for piece, theta in zip(self.program.pieces, self.spread(params), strict=True):
+            found.append(tuple(v for i, v in zip(piece.leaves, theta.leaves, strict=True) if i not in seen))
+            seen |= set(piece.leaves)
+        return tuple(found)
+
+    def spread(self, params: Any) -> tuple[Any, ...]:
+        """One `Theta` a layer; of params that are spread already, the same."""
+        if isinstance(params, tuple) and any(isinstance(theta, Theta) for theta in params):
+            return params
+        leaves = jax.tree.leaves(params)
+        return tuple(Theta(tuple(leaves[i] for i in piece.leaves)) for piece in self.program.pieces)
+
+    def init(self, key: Array, input_shape: Sequence[int]) -> Any:
+        """The parameters that `from_function` was given, or a model's drawn from `key`.
+
+        Raises ValueError for another `input_shape` than that of the example that was traced.
+        """
+        params = self.draw(key)
+        self.check(params, self.example(input_shape))
+        return params
+
+    def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+        """Of the dtype that was traced; indices as the floating numbers that `as_input` makes of them."""
+        x, given = self.program.x, self.program.params
+        dtype = x.dtype if self.program.is_real else _wide(given)
+        return jax.ShapeDtypeStruct(tuple(input_shape), dtype)
+
+    def check(self, params: Any, x: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The output's shape; ValueError for parameters and examples of other shapes than the traced ones."""
+        kind = signature(params, x)
+        if kind in self._checked:
+            return self._checked[kind]
+        given, traced = _structure(params), _structure(self.program.params)
+        if given != traced:
+            raise ValueError(
+                f"params must be of the structure that the function was traced with, {traced}, got {given}"
+            )
+        check_leaves(params)
+        for (path, was), leaf in zip(_places(self.program.params), jax.tree.leaves(params), strict=True):
+            if was.shape != leaf.shape:
+                where, shapes = f"params{jax.tree_util.keystr(path)}", f"{list(was.shape)}, got {list(leaf.shape)}"
+                raise ValueError(f"{where} must be of the shape that the function was traced with, {shapes}")
+        if x.shape != self.program.x.shape:
+            allowed = f"of the shape that the function was traced with, {list(self.program.x.shape)}"
+            raise ValueError(f"one example of x must be {allowed}, got {list(x.shape)}")
+        h = [jax.ShapeDtypeStruct(x.shape, x.dtype)]
+        for k, theta in enumerate(self.spread(params), start=1):
+            inputs = [h[j] for j in self.sources(k)]
+            with self._named(k, inputs):
+                h.append(self._shape(theta, k, *inputs))
+        self._checked[kind] = h[-1]
+        return h[-1]
+
+    def as_input(self, params: Any, x: Any) -> Any:
+        """Indices, such as tokens, as whole floating numbers, where the function takes indices; else x itself."""
+        if self.program.is_real or not hasattr(x, "dtype") or jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        dtype = _wide(params)
+        largest = 2 ** (jnp.finfo(dtype).nmant + 1)
+        if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:
+            raise ValueError(f"x must hold indices up to {largest} in {dtype}, got {int(np.max(np.abs(x)))}")
+        return jnp.asarray(x).astype(dtype)
+
+    def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
+        """a_k of one example; indices are not rounded to the precision of products."""
+        sources = self.sources(k)
+        if self.program.is_real or 0 not in sources:
+            return super().drive(theta_k, k, *inputs)
+        at = sources.index(0)
+        x = jnp.real(inputs[at]).astype(self.program.x.dtype)
+
+        def apply(theta: Theta, *others: Array) -> Array:
+            return self.layers[k - 1].function.apply(theta, *others[:at], x, *others[at:])
+
+        others = inputs[:at] + inputs[at + 1 :]
+        rounds = jax.tree.leaves((theta_k, others))
+        a = at_precision(self.precision, apply, theta_k, *others) if rounds else apply(theta_k)
+        return as_state(a, inputs[0].dtype)
+
+    def forward(self, params: Any, x: Array) -> States:
+        """The free phase of ONE example, as a network's."""
+        return super().forward(params, self.as_input(params, x))
+
+
+def from_function(f: Function, params: Any, x: Any, *, precision: Precision = "float32") -> Network:
+    """f(params, x) = f_L(... f_1(x)) as a network: f is traced for ONE example x and cut where it calls `epjax.state`.
+
+    * What lies between two marks is f_k, the output is h_L. A function without marks is one layer.
+    * A state from further below, x too, is a skip. A parameter that several layers read is one, its gradient the sum. A
+      value that crosses a mark without being one is computed again from the marks below it.
+    * relu, relu6, hard_tanh, a clip, or a maximum with a number right before a mark is the layer's projection, also
+      where max-pooling or a reshape stands between.
+    * A `jax.lax.scan` with marks is unrolled; `jax.jit` and `jax.checkpoint` with marks are written out.
+
+    params is any pytree of floating arrays, and stays what it is: `value_and_grad`, `ep_loss` and the rest take it and
+    give gradients of that structure, zero for what no layer reads. x [...] is an example without a batch axis, or its
+    shape and dtype; integers are taken as indices, such as tokens. f must be pure: of its arguments, and of constants.
+    Raises ValueError for random numbers, effects, marks in a while loop, a branch or a function with a derivative of
+    its own, and for what gives no array of floating numbers.
+    """
+    if not callable(f) or isinstance(f, type):
+        raise ValueError(f"f must be a function of parameters and one example, got {f!r}")
+    check_leaves(params)
+    name = getattr(f, "__name__", type(f).__name__)
+    return network_of(f, name, params, as_example(x), lambda key: params, precision)
+
+
+def network_of(
+    f: Function, name: str, params: Any, x: jax.ShapeDtypeStruct, draw: Callable[[Array], Any], precision: Precision
+) -> Network:
+    """f as a network; params may be shapes."""
+    check_precision(precision)
+    program = Program(f, name, params, x)
+    try:
+        layers = [Layer(Between(program, k), piece.activation) for k, piece in enumerate(program.pieces, start=1)]
+    except Refused as error:
+        raise ValueError(f"f ({name}) {error}") from error.__cause__
+    return Traced(tuple(layers), precision, program=program, draw=draw)
+
+
+def as_example(x: Any) -> jax.ShapeDtypeStruct:
+    """The kind of one example. Raises ValueError for what is no array of real numbers or indices."""
+    if hasattr(x, "dtype") and (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    check_example(x)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def check_leaves(params: Any) -> None:
+    """Raises ValueError unless params is a pytree of floating arrays."""
+    for path, leaf in _places(params):
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            what = f"{leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+            where = jax.tree_util.keystr(path)
+            allowed = "a pytree of floating arrays, and what is none a constant of f"
+            raise ValueError(f"params must be {allowed}, got {what} at params{where}")
+
+
+def _places(tree: Any) -> list[Any]:
+    """(path, leaf) of every leaf."""
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _wide(params: Any) -> Any:
+    """The widest dtype of parameters, at least float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+
+
+def _structure(tree: Any) -> str:
+    return str(jax.tree.structure(tree))
