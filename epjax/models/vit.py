@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from epjax.models.blocks import AttentionBlock, MLPBlock, check_sizes
 from epjax.models.sizes import classes
 from epjax.network import Layer, Network
 from epjax.network.activation import identity
@@ -23,29 +24,6 @@ class Patches(nn.Module):
         tokens = tokens.reshape((x.shape[0], -1, self.features))
         place = self.param("place", nn.initializers.normal(0.02), (1, *tokens.shape[1:]))
         return tokens + place
-
-
-class AttentionBlock(nn.Module):
-    """x + attention(norm(x))."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, tokens, features] -> the same."""
-        return x + nn.MultiHeadDotProductAttention(self.heads, deterministic=True)(nn.LayerNorm()(x))
-
-
-class MLPBlock(nn.Module):
-    """x + W gelu(V norm(x))."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, tokens, features] -> the same."""
-        y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
-        return x + nn.Dense(x.shape[-1])(y)
 
 
 class Head(nn.Module):
@@ -73,11 +51,7 @@ def vit(
     The defaults are for 32x32 images: 64 tokens. Raises ValueError for a size below 1 and for features that the
     heads do not divide; `init` raises it for images smaller than a patch.
     """
-    for name, value in (("patch", patch), ("features", features), ("depth", depth), ("heads", heads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if features % heads:
-        raise ValueError(f"features must be a multiple of the {heads} heads, got {features}")
+    check_sizes(heads, features, patch=patch, depth=depth)
     blocks = [block for _ in range(depth) for block in (AttentionBlock(heads), MLPBlock(4 * features))]
     modules = (Patches(patch, features), *blocks, Head(classes(num_classes)))
     return Network(tuple(Layer(module, identity) for module in modules), precision)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from epjax.network.activation import Activation, as_activation, relu
-from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature
-from epjax.network.modules import Drive, Refused, as_drive
+from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature, wide
+from epjax.network.modules import Drive, Refused, as_drive, takes_indices
 from epjax.network.precision import Precision, at_precision, check_precision
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, spread, ties
+from epjax.shapes import is_known
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -125,7 +127,7 @@ class Network:
         for k, layer in enumerate(self.layers, start=1):
             inputs = [h[j] for j in self.sources(k)]
             with self._named(k, inputs):
-                theta = layer.function.init(jax.random.fold_in(key, k), *inputs)
+                theta = layer.function.init(jax.random.fold_in(key, k), *self._given(k, inputs))
                 params = (*params, own(self.ties, k, theta))
                 h.append(self._shape(self.spread(params)[-1], k, *inputs))
             if 0 in h[-1].shape:
@@ -148,7 +150,7 @@ class Network:
         for k, layer in enumerate(self.layers, start=1):
             inputs = [h[j] for j in self.sources(k)]
             with self._named(k, inputs):
-                drawn = [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in inputs]  # as `init` has them
+                drawn = self._given(k, [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in inputs])  # as in `init`
                 expected = jax.eval_shape(lambda key, f=layer.function, drawn=drawn: f.init(key, *drawn), key)
                 check_parameters_of(expected, spread[k - 1])
                 h.append(self._shape(spread[k - 1], k, *inputs))
@@ -158,17 +160,31 @@ class Network:
         return h[-1]
 
     def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-        """The kind of one input of that shape: float32."""
+        """The kind of one input of that shape: float32, in which indices stand as well."""
         return jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
 
     def by_layer(self, params: Params) -> Params:
         """One entry a layer, each parameter once."""
         return params
 
+    @property
+    def indices(self) -> Any:
+        """The dtype of the indices that an input holds, such as tokens; None where it holds real numbers."""
+        return jnp.int32 if takes_indices(self.layers[0].function) else None
+
     def as_input(self, params: Params, x: Any) -> Any:
-        """A batch, or one example, as what the input's states are made of: x itself."""
-        del params
-        return x
+        """Indices as whole floating numbers, where the network takes indices; else x itself."""
+        if self.indices is None or not hasattr(x, "dtype"):
+            return x
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            if is_known(x) and not np.all(np.asarray(x) == np.round(np.asarray(x))):
+                raise ValueError(f"x must hold indices, whole numbers, got {x.dtype} with fractions")
+            return x
+        dtype = wide(params)
+        largest = 2 ** (jnp.finfo(dtype).nmant + 1)
+        if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:
+            raise ValueError(f"x must hold indices up to {largest} in {dtype}, got {int(np.max(np.abs(x)))}")
+        return jnp.asarray(x).astype(dtype)
 
     def spread(self, params: Params) -> Params:
         """The parameters with what layers share in all of its places; of params that have it already, the same."""
@@ -194,6 +210,14 @@ class Network:
         skips = f" + {', '.join(others)}" if others else ""
         return f"{layer.function.name} {layer.activation.name}{skips}"
 
+    def _given(self, k: int, inputs: Sequence[jax.ShapeDtypeStruct]) -> list[jax.ShapeDtypeStruct]:
+        """What the module of layer k is given: indices in their own dtype."""
+        indices, sources = self.indices, self.sources(k)
+        return [
+            jax.ShapeDtypeStruct(v.shape, indices) if j == 0 and indices is not None else v
+            for j, v in zip(sources, inputs, strict=True)
+        ]
+
     def _shape(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         shape: jax.ShapeDtypeStruct = jax.eval_shape(lambda p, *i: self.predict(p, k, *i), theta_k, *inputs)
         return shape
@@ -211,8 +235,22 @@ class Network:
             raise ValueError(f"{layer} refuses {shapes}: {sentence(error)}") from error
 
     def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
-        """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example, in the dtype of the states."""
-        a = at_precision(self.precision, self.layers[k - 1].function.apply, theta_k, *inputs)
+        """a_k = drive_k(theta_k, h_{k-1} [, skip inputs]) of one example, in the dtype of the states.
+
+        Indices are not rounded to the precision of products.
+        """
+        function, sources = self.layers[k - 1].function, self.sources(k)
+        if self.indices is None or 0 not in sources:
+            return as_state(at_precision(self.precision, function.apply, theta_k, *inputs), inputs[0].dtype)
+        at = sources.index(0)
+        x = jnp.real(inputs[at]).astype(self.indices)
+
+        def apply(theta: Any, *others: Array) -> Array:
+            return function.apply(theta, *others[:at], x, *others[at:])
+
+        others = inputs[:at] + inputs[at + 1 :]
+        rounds = jax.tree.leaves((theta_k, others))
+        a = at_precision(self.precision, apply, theta_k, *others) if rounds else apply(theta_k)
         return as_state(a, inputs[0].dtype)
 
     def predict(self, theta_k: Any, k: int, *inputs: Array) -> Array:
@@ -224,7 +262,7 @@ class Network:
 
         Raises ValueError as `check` does, and for a batch where one example is meant.
         """
-        x = one_example(self.check, params, x)
+        x = one_example(self.check, params, self.as_input(params, x))
         params, h = self.spread(params), [x]
         for k in range(1, len(self) + 1):
             h.append(self.predict(params[k - 1], k, *(h[j] for j in self.sources(k))))

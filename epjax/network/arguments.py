@@ -24,6 +24,12 @@ def as_state(a: Any, dtype: Any) -> Array:
     return a.astype(dtype)
 
 
+def wide(params: Any) -> Any:
+    """The widest dtype of parameters, at least float32."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+
+
 def check_parameters(params: Any, L: int) -> None:
     """Raises ValueError unless params is one entry a layer."""
     given = f"{len(params)} entries" if isinstance(params, Sequence) else type(params).__name__

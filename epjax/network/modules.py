@@ -147,6 +147,7 @@ class NNX:
     def __init__(self, module: nnx.Module) -> None:
         """The module as it is now: what happens to it later changes nothing here."""
         self.name = type(module).__name__
+        self.takes_indices = isinstance(module, nnx.Embed) or bool(getattr(module, "takes_indices", False))
         self.held: dict[tuple[Any, ...], Any] = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
         """The module's own parameter objects, to be told from those of other layers."""
         parts: Any = nnx.split(nnx.clone(module), nnx.Param, ...)
@@ -279,6 +280,18 @@ def as_drive(module: Any) -> Drive:
     if callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None)):
         return module  # type: ignore[no-any-return]
     raise ValueError(f"drive must be a flax module (linen or nnx), got {module!r}")
+
+
+def takes_indices(drive: Drive) -> bool:
+    """Whether its input holds indices, such as tokens: an Embed of flax, or a module with ``takes_indices = True``."""
+    match drive:
+        case Joined(drive=inner) | BatchOfOne(module=inner):
+            return takes_indices(inner)
+        case Linen(module=module):
+            return isinstance(module, nn.Embed) or bool(getattr(module, "takes_indices", False))
+        case NNX(takes_indices=known):
+            return known
+    return False
 
 
 def places(drive: Drive) -> Iterator[tuple[tuple[Any, ...], Any]]:

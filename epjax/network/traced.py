@@ -13,17 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.extend.core import jaxpr_as_fun
 
-from epjax.network.architecture import Layer, Network, States, sentence
-from epjax.network.arguments import as_state, check_example, signature
+from epjax.network.architecture import Layer, Network, sentence
+from epjax.network.arguments import check_example, signature, wide
 from epjax.network.cut import Piece, cut
 from epjax.network.marks import laid_out
 from epjax.network.modules import Refused
-from epjax.network.precision import Precision, at_precision, check_precision
-from epjax.shapes import is_known
+from epjax.network.precision import Precision, check_precision
 
 Function = Callable[[Any, Array], Array]
 """f(params, x) -> output, of one example."""
@@ -166,10 +164,15 @@ class Traced(Network):
         self.check(params, self.example(input_shape))
         return params
 
+    @property
+    def indices(self) -> Any:
+        """As it was traced."""
+        return None if self.program.is_real else self.program.x.dtype
+
     def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
         """Of the dtype that was traced; indices as the floating numbers that `as_input` makes of them."""
         x, given = self.program.x, self.program.params
-        dtype = x.dtype if self.program.is_real else _wide(given)
+        dtype = x.dtype if self.program.is_real else wide(given)
         return jax.ShapeDtypeStruct(tuple(input_shape), dtype)
 
     def check(self, params: Any, x: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -197,36 +200,6 @@ class Traced(Network):
                 h.append(self._shape(theta, k, *inputs))
         self._checked[kind] = h[-1]
         return h[-1]
-
-    def as_input(self, params: Any, x: Any) -> Any:
-        """Indices, such as tokens, as whole floating numbers, where the function takes indices; else x itself."""
-        if self.program.is_real or not hasattr(x, "dtype") or jnp.issubdtype(x.dtype, jnp.inexact):
-            return x
-        dtype = _wide(params)
-        largest = 2 ** (jnp.finfo(dtype).nmant + 1)
-        if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:
-            raise ValueError(f"x must hold indices up to {largest} in {dtype}, got {int(np.max(np.abs(x)))}")
-        return jnp.asarray(x).astype(dtype)
-
-    def drive(self, theta_k: Any, k: int, *inputs: Array) -> Array:
-        """a_k of one example; indices are not rounded to the precision of products."""
-        sources = self.sources(k)
-        if self.program.is_real or 0 not in sources:
-            return super().drive(theta_k, k, *inputs)
-        at = sources.index(0)
-        x = jnp.real(inputs[at]).astype(self.program.x.dtype)
-
-        def apply(theta: Theta, *others: Array) -> Array:
-            return self.layers[k - 1].function.apply(theta, *others[:at], x, *others[at:])
-
-        others = inputs[:at] + inputs[at + 1 :]
-        rounds = jax.tree.leaves((theta_k, others))
-        a = at_precision(self.precision, apply, theta_k, *others) if rounds else apply(theta_k)
-        return as_state(a, inputs[0].dtype)
-
-    def forward(self, params: Any, x: Array) -> States:
-        """The free phase of ONE example, as a network's."""
-        return super().forward(params, self.as_input(params, x))
 
 
 def from_function(f: Function, params: Any, x: Any, *, precision: Precision = "float32") -> Network:
@@ -286,12 +259,6 @@ def check_leaves(params: Any) -> None:
 def _places(tree: Any) -> list[Any]:
     """(path, leaf) of every leaf."""
     return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def _wide(params: Any) -> Any:
-    """The widest dtype of parameters, at least float32."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
 
 
 def _structure(tree: Any) -> str:
