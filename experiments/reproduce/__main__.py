@@ -5,7 +5,7 @@
     python -m experiments.reproduce sensitivity --data /data --part 1/2          # the other half on another machine
 
 Figures: schemes, sensitivity, traversal, update, parity, batch-size, curves, skip; and studies of our own, defaults,
-systems and hardware, which take hours. Each keeps one JSON file for every finished run in RUNS/FIGURE, and writes
+systems, hardware and text, which take hours. Each keeps one JSON file for every finished run in RUNS/FIGURE, and writes
 FIGURE.json, FIGURE.png and the page README.md to OUT. To join the parts of several machines, copy their files into one
 RUNS/FIGURE and run the command there.
 """
@@ -31,7 +31,7 @@ from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
 
 PAPER = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip")
-FIGURES = (*PAPER, "defaults", "demo", "systems", "hardware")
+FIGURES = (*PAPER, "defaults", "demo", "systems", "hardware", "text")
 DATA = "EPJAX_SHARED_DATA"
 
 
@@ -41,13 +41,14 @@ class Options:
 
     figure: tyro.conf.Positional[str]
     """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip, defaults, demo, systems,
-    hardware."""
+    hardware, text."""
     minutes: float | None = None
     """Start no run that would end later than this. Default: run them all, within 90 minutes on two cores."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(
         default_factory=lambda: Path(os.environ.get(DATA, "../shared/data"))
     )
-    """Folder with mnist, fashion_mnist, cifar10.tar, tiny_imagenet_20.tar, imagenet_sample.tar."""
+    """Folder with mnist, fashion_mnist, cifar10.tar, tiny_imagenet_20.tar, imagenet_sample.tar,
+    tinyshakespeare.txt.gz."""
     runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/reproduce")
     """Where each run's result is kept, so that it is not run again."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None

@@ -23,7 +23,8 @@ def table(results: Sequence[Result]) -> list[str]:
     names = list(dict.fromkeys(name for r in results for name in r["place"]))
     rows = []
     for r in results:
-        value = written(error(r)) if r["evaluations"] or r["diverged"] else "-"
+        measured = r["diverged"] or (r["evaluations"] and "val_top1_error" in r["evaluations"][-1])
+        value = written(error(r)) if measured else "-"
         rows.append((*(str(r["place"].get(name, "")) for name in names), value, f"{r['seconds']:.0f}"))
     return markdown((*names, "top-1 error", "seconds"), rows, "l" * len(names) + "rr")
 

@@ -83,9 +83,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     figure.colorbar(shown, ax=axes[0].tolist(), label="test error (%)", pad=0.01)
     _axes(axes[1], results)
     save(figure, path)
-    figure, axes = canvas(
-        "Which beta for which read noise? The budget says it before training", what, (1, 4), (13, 3.9)
-    )
+    title = "The read noise that EP bears grows in proportion to beta"
+    figure, axes = canvas(title, what, (1, 4), (13, 3.9))
     for axis, system in zip(axes[0], SYSTEMS, strict=True):
         shown = _map(axis, results, system)
     figure.colorbar(shown, ax=axes[0].tolist(), label="test error (%)", pad=0.01)
@@ -133,14 +132,15 @@ def _axes(axes: Any, results: Sequence[Result]) -> None:
                 axis.plot(xs, ys, styles[name], color=colour, marker="o", markersize=3, label=f"{system}, {name}")
         dress(axis)
         label(axis, titles[kind], kind, "test error (%)")
-        axis.set_ylim(0, 100)
-    handles = [(h, t) for h, t in zip(*axes[2].get_legend_handles_labels(), strict=True)]
-    axes[2].legend([h for h, _ in handles], [t.split(",")[0] for _, t in handles], frameon=False, fontsize=8)
+        axis.set_ylim(0, 105)
+    shown, labels = axes[2].get_legend_handles_labels()
+    axes[2].get_legend().remove()
+    axes[3].legend(shown, [text.split(",")[0] for text in labels], frameon=False, fontsize=8, loc="upper right")
     for axis, names in ((axes[0], ("EP", "exact gradient", "moved")), (axes[1], ("EP", "nearest rounding", "moved"))):
         for name in names:
             axis.plot([], [], styles[name], color=GREY, label=name)
         kept = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-        axis.legend([kept[n] for n in names], names, frameon=False, fontsize=8)
+        axis.legend([kept[n] for n in names], names, frameon=False, fontsize=8, loc="upper right")
 
 
 def on_mnist(system: str, fault: str) -> dict[str, Any]:
