@@ -1,4 +1,4 @@
-"""A cell that trains a small causal transformer on characters: windows of a text, AdamW, all seeds one after the other."""
+"""A cell that trains a small causal transformer on the characters of a text: random windows, AdamW."""
 
 import gzip
 import json
