@@ -37,3 +37,8 @@ __all__ = [
     "systems",
     "value_and_grad",
 ]
+
+
+def __dir__() -> list[str]:
+    """What is meant to be used."""
+    return sorted([*__all__, "__version__"])

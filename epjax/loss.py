@@ -8,7 +8,7 @@ For a training loop that calls `jax.grad` or `jax.value_and_grad` on a loss: it 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -33,6 +33,17 @@ else:
 Algorithm = Literal["ep", "bp", "exact"]
 
 
+@runtime_checkable
+class Loss(Protocol):
+    """(params, x, y, key) -> the mean cost of a batch, a scalar; with `has_aux` (cost, output) instead."""
+
+    def __call__(
+        self, params: Any, x: Shaped[Array, "batch ..."], y: Shaped[Array, "batch ..."], key: Array | None = None
+    ) -> Any:
+        """Labels y [B, ...], or class weights [B, ..., classes]; `key` is for a scheme or a device that draws."""
+        ...
+
+
 def ep_loss(
     net: Network | System | nn.Sequential | nnx.Sequential,
     cost: Cost | str,
@@ -40,7 +51,7 @@ def ep_loss(
     algorithm: Algorithm = "ep",
     has_aux: bool = False,
     **options: Any,
-) -> Callable[..., Any]:
+) -> Loss:
     """``loss(params, x, y, key=None)``, the mean cost of the batch, for `jax.grad`; `options` as in `value_and_grad`.
 
     * For `params` its gradient is that of `value_and_grad`, the same numbers, times the incoming cotangent.
