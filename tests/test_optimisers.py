@@ -5,12 +5,17 @@ that one optimiser forgets, a bias that decays when told not to, an average that
 average of parameters before the projection, a schedule that falls too early, a refusal that does not say what to give.
 """
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import epjax
+from epjax.network.activation import identity, tanh
+from epjax.network.drive import Dense
 from epjax.training.optimiser import (
     OPTIMISERS,
     SCHEDULES,
@@ -26,6 +31,7 @@ from epjax.training.optimiser import (
     stable_decay,
     warmed_up,
 )
+from epjax.training.step import initial_state, train_step
 
 pytestmark = pytest.mark.fast
 
@@ -156,6 +162,38 @@ def test_the_average_is_of_projected_parameters_and_first_of_those_after_a_step(
     np.testing.assert_array_equal(evaluated(params, state)["w"], params["w"])
     _, state = optimiser.update(gradient, state, params)
     np.testing.assert_array_equal(evaluated(params, state)["w"], [0.0, 1.0])
+
+
+def test_a_step_that_is_left_out_leaves_the_average():
+    """Its weight too, which would otherwise forget the start too soon."""
+
+    def linear(params, x, y, key):
+        aux = SimpleNamespace(output=jnp.zeros((4, 3)), solution=None, free=None)
+        return (jnp.mean(x), aux), {"w": jnp.full(3, jnp.mean(x))}
+
+    optimiser = averaged(named("lion", RATE, clip_norm=1.0), 0.5)
+    step, state = train_step(linear, optimiser, lambda x: x), initial_state({"w": jnp.ones(3)}, optimiser)
+    batch = lambda value: {"image": jnp.full((4, 1, 1, 1), value), "label": jnp.zeros(4, jnp.int32)}  # noqa: E731
+    seen = []
+    for value in (np.nan, 1.0, np.inf, 2.0):
+        state, _ = step(state, batch(value))
+        seen.append((np.asarray(state.opt_state.average["w"])[0], float(state.opt_state.weight)))
+    first, second = 1 - RATE, 1 - 2 * RATE
+    averages = [1.0, first, first, (0.5 * first + second) / 1.5]
+    np.testing.assert_allclose(seen, np.stack([averages, [0.0, 0.5, 0.5, 0.75]], 1), rtol=1e-6)
+
+
+def test_incremental_learning_takes_them_too(usual_promotion):
+    """Its loop carries the state, so every dtype must stay; the average counts every update of a batch."""
+    net = epjax.Network((epjax.Layer(Dense(4), tanh), epjax.Layer(Dense(3), identity)))
+    params = net.init(jax.random.key(0), (5,))
+    x, y = jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6) % 3
+    for name in OPTIMISERS:
+        optimiser = averaged(named(name, 0.01, DECAY, clip_norm=1.0), 0.9)
+        update = jax.jit(epjax.pc.incremental_update(net, optimiser, steps=4))
+        _, new, state = update(params, optimiser.init(params), x, y)
+        assert float(state.weight) == pytest.approx(1 - 0.9**4, rel=1e-5)
+        assert not np.array_equal(evaluated(new, state)[0]["kernel"], params[0]["kernel"])
 
 
 def test_schedules_are_their_formulas():
