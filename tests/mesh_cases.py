@@ -82,17 +82,19 @@ def batches():
         yield {"image": image[rows], "label": label[rows]}
 
 
-def start(net, mesh):
+SGD = sgd(0.05, weight_decay=1e-3)
+
+
+def start(net, mesh, optimiser=SGD):
     """The optimiser and the state before the first step, on the mesh."""
-    optimiser = sgd(0.05, weight_decay=1e-3)
     state = initial_state(initial_params(net), optimiser)
     return optimiser, jax.device_put(state, sharding.state_shardings(mesh, state))
 
 
-def train(name, mesh, microbatches=1):
+def train(name, mesh, microbatches=1, optimiser=SGD):
     """`STEPS` steps, fewer where layers have kinks."""
     net, gradient = case(name)
-    optimiser, state = start(net, mesh)
+    optimiser, state = start(net, mesh, optimiser)
     normalise = Normalise((0.5,) * 3, (0.25,) * 3)
     estimate = sharding.per_device(accumulate(gradient, microbatches), mesh)
     step = train_step(estimate, optimiser, normalise, seed=1)

@@ -22,7 +22,8 @@ OPTIONS = [
     "--traversal", "--beta", "--iterations", "--epochs", "--max-steps", "--batch-size",
     "--learning-rate", "--weight-decay", "--width", "--image-size", "--skip", "--seed", "--sweeps",
     "--tolerance", "--precision", "--recipe", "--on-bad-image", "--crop", "--num-workers",
-    "--num-threads", "--gain", "--warmup-epochs", "--label-smoothing",
+    "--num-threads", "--gain", "--warmup-epochs", "--label-smoothing", "--optimiser", "--schedule",
+    "--decay-share", "--no-decay-norms", "--clip-norm", "--ema",
 ]
 # fmt: on
 
@@ -131,7 +132,9 @@ def test_an_unknown_recipe_is_refused():
         read("--recipe", "best")
 
 
-@pytest.mark.parametrize("argv", [["--algorithm", "sgd"], ["--bet", "0.1"], ["--epochs", "many"]])
+@pytest.mark.parametrize(
+    "argv", [["--algorithm", "sgd"], ["--bet", "0.1"], ["--epochs", "many"], ["--optimiser", "sdg"]]
+)
 def test_an_unknown_option_or_value_ends_with_code_2(argv, capsys):
     with pytest.raises(SystemExit) as exit:
         read(*argv)
@@ -184,6 +187,7 @@ def test_a_run_goes_on_when_there_is_a_new_option():
     """What a run from before an option existed remembers is what that option's default gives, and no other value."""
     usual = identity(read("--data", "demo"))
     assert not usual.keys() & {"points", "label_smoothing", "warmup_epochs"}
+    assert not usual.keys() & {"optimiser", "schedule", "decay_share", "decay_norms", "clip_norm", "ema"}
     assert identity(read("--data", "demo", "--points", "2")) == usual | {"points": 2}
 
 

@@ -3,9 +3,10 @@
 Catches a load that is not linear as assumed, a device's share that is counted whole, an estimate without its price.
 """
 
+import jax
 import pytest
 
-from epjax.training.plan import Plan, calibrate, estimate, load_of, main, per_device_load
+from epjax.training.plan import Plan, calibrate, estimate, inputs, load_of, main, optimiser_load, per_device_load
 
 SMALL = {"network": "vgg10", "image_size": 32, "width": 0.125, "num_classes": 10, "devices": 2, "batch_size": 32}
 
@@ -15,6 +16,17 @@ def test_the_load_of_a_device_is_that_of_its_share():
     continued, compiled = per_device_load(plan, "ep"), load_of(plan, "ep", 16)
     assert continued.flops == pytest.approx(compiled.flops, rel=0.02)
     assert continued.memory == pytest.approx(compiled.memory, rel=0.25)
+
+
+@pytest.mark.parametrize(("optimiser", "copies"), [("sgd", 1), ("lion", 1), ("adam", 2), ("adamw", 2)])
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_optimiser_holds_so_many_copies_of_the_parameters(optimiser, copies, ema):
+    """Besides a few numbers that count: each copy is read and written, the parameters are written."""
+    plan = Plan(**SMALL, optimiser=optimiser, ema=ema)
+    parameters = sum(leaf.size * 4 for leaf in jax.tree.leaves(inputs(plan, 1)[0]))
+    load = optimiser_load(plan)
+    assert load.memory == pytest.approx((copies + ema) * parameters, rel=1e-4)
+    assert load.traffic == pytest.approx((2 * (copies + ema) + 1) * parameters, rel=1e-4)
 
 
 def test_ep_beside_backpropagation():
@@ -47,6 +59,7 @@ def test_the_table(capsys, monkeypatch):
     [
         ({"devices": 3}, "batch_size must be a multiple of devices, 3, got 256"),
         ({"devices": 0}, "devices must be at least 1, got 0"),
+        ({"optimiser": "sdg"}, "optimiser must be one of sgd, adam, adamw, lion, muon, got 'sdg'"),
         ({"efficiency": 1.5}, r"efficiency must lie in \(0, 1\], got 1.5"),
     ],
 )

@@ -18,7 +18,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from pairs import Pair, free_address
 
+from epjax.network.activation import tanh
 from epjax.training import sharding
+from epjax.training.optimiser import OPTIMISERS, averaged, named
+from epjax.training.step import initial_state
 
 eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
@@ -74,6 +77,25 @@ def test_one_device_equals_eight(case):
 def test_parameters_in_slices_train_as_copies_do():
     case = mesh_cases.SLICED
     mesh_cases.assert_same_training(trained(case, devices=8, model=2), trained(case, devices=1))
+
+
+@eight
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_trains_in_slices_as_on_one_device(name):
+    """Its state is kept where the parameters are, is born there, and the norm to be clipped is that of all slices."""
+    rate = 0.05 if name == "sgd" else 1e-3
+    optimiser = averaged(named(name, rate, 1e-3, clip_norm=0.5), 0.9)
+    meshes = [sharding.make_mesh(model, devices=jax.devices()[:count]) for model, count in ((2, 8), (1, 1))]
+
+    def make(key):
+        return initial_state(mesh_cases.network(tanh).init(key, (8, 8, 3)), optimiser)
+
+    born = sharding.born_sharded(make, meshes[0])(jax.random.key(0))
+    large = [leaf for leaf in jax.tree.leaves(born) if leaf.size >= sharding.SMALLEST_SHARDED_SIZE]
+    assert len(large) == 2 + {"adam": 2, "adamw": 2}.get(name, 1)  # the parameter, its average, its moments
+    assert {leaf.sharding.spec for leaf in large} == {P(None, "model")}
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an int
+        mesh_cases.assert_same_training(*(mesh_cases.train("bp", mesh, optimiser=optimiser) for mesh in meshes))
 
 
 @cache

@@ -27,6 +27,7 @@ from epjax.systems import EQUILIBRATIONS
 from epjax.systems.relax import Order
 from epjax.systems.sharing import Sharing
 from epjax.systems.solution import Errors
+from epjax.training.optimiser import OPTIMISERS, SCHEDULES
 
 if TYPE_CHECKING:
     SchemeName: TypeAlias = str
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     CostName: TypeAlias = str
     TraversalName: TypeAlias = str
     AlgorithmName: TypeAlias = str
+    OptimiserName: TypeAlias = str
+    ScheduleName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
-    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName = (
+    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName, OptimiserName, ScheduleName = (
         tyro.extras.literal_type_from_choices(tuple(table))
-        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS)
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS, OPTIMISERS, SCHEDULES)
     )
 
 
@@ -64,7 +67,7 @@ class Run:
     seed: int = 0
     """Initial weights, order of the data, augmentation and random signs follow from it."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
-    """Stop after this many steps in all, wherever the cosine is then."""
+    """Stop after this many steps in all, wherever the learning rate is then."""
     log_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Steps between training lines in metrics.jsonl; None: ten lines an epoch, at most 100 steps apart."""
     eval_every: int = 1
@@ -150,26 +153,39 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """SGD with Nesterov momentum and one cosine decay of the learning rate, after a linear warm-up if any."""
+    """What is done with the gradient. The recipes' numbers are SGD's: give another optimiser a --learning-rate of its
+    own."""
 
     epochs: int = 50
-    """Length of the run: warm-up and cosine."""
+    """Length of the run: warm-up and schedule."""
     warmup_epochs: int = option(0, before=0)
     """Epochs in which the learning rate rises, at every step, to its full height."""
     batch_size: int = 256
     """Images in a step, over all devices."""
+    optimiser: OptimiserName = option("sgd", before="sgd")
+    """SGD with Nesterov momentum, or optax's own; muon orthogonalises matrices, all else goes by adam within."""
+    schedule: ScheduleName = option("cosine", before="cosine")
+    """Of the learning rate, after the warm-up."""
     learning_rate: float = 0.02
     """Before the decay."""
     final_learning_rate: float = 2e-6
-    """After the decay."""
+    """After the decay; a constant has none."""
+    decay_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """Share of the epochs after the warm-up in which warmup-stable-decay falls; None: 0.2."""
     layer_rates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT")] = option((), before=())
     """Times the learning rate, for each layer from the first; none: 1."""
     momentum: float = option(0.9, before=0.9)
-    """Nesterov's; 0: none."""
+    """Nesterov's of sgd, b1 of adam, adamw and lion, beta of muon; 0: none."""
     weight_decay: float = 2e-4
-    """Added to every gradient, times the parameter, before the momentum."""
+    """Times the parameter, joins every gradient before the momentum; past it with adamw, lion and muon."""
+    decay_norms: bool = option(True, before=True)
+    """Whether biases and the scales of norms decay too."""
+    clip_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """The gradient's norm over all layers, at most; None: as it is."""
+    ema: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """Decay of a moving average of the parameters, which is then evaluated and used to predict; None: none."""
     cosine: Literal["epoch", "step"] = "epoch"
-    """Lower the learning rate once an epoch, or at every step."""
+    """Lower the learning rate once an epoch, or at every step, whatever the schedule."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import jax
 from epjax.runs.config import Config, flat
 from epjax.runs.table import method
 from epjax.runs.task import Task
+from epjax.training.optimiser import SCHEDULES
 
 PLACES = ("workdir", "recipe", "data", "show_config")
 """Options that are said elsewhere."""
@@ -28,7 +29,8 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
     where = f"{jax.device_count()} {device.platform} device{'s' * (jax.device_count() > 1)}{kind}"
     options = config.optimiser
-    rate = f"learning rate {options.learning_rate:g} to {options.final_learning_rate:g} by a cosine"
+    words = SCHEDULES[options.schedule].words
+    rate = f"learning rate {words.format(options.learning_rate, options.final_learning_rate)}"
     rows = {
         "model": f"{task.title}: {len(shapes)} layers, {parameters:,} parameters",
         "data": f"{data.origin}: {len(data.classes)} classes, {images}",

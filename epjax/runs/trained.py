@@ -61,6 +61,7 @@ def _outputs(options: Gradient, network: Network | System, params: Params, x: Ar
 def load(workdir: Path, checkpoint: str = "best") -> Trained:
     """The network of the run in `workdir`; `checkpoint` is best (validation top-1 error), newest, or a step.
 
+    A run that averages its parameters evaluates the average, and that is what is loaded.
     Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a checkpoint that is not kept,
     OSError for one that cannot be read.
     """
@@ -79,7 +80,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     shapes = jax.eval_shape(partial(network.init, input_shape=transform.shape), jax.random.key(0))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = describe(shapes, jax.tree.map(lambda _: here, shapes))
-    params = read_params(workdir / "checkpoints", step, like)
+    params = read_params(workdir / "checkpoints", step, like, averaged=config.optimiser.ema is not None)
     as_system(network).check_values(params, np.zeros((1, *transform.shape), np.float32))
     normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
     return Trained(config, network, params, step, run.classes, transform, normalise, run.words)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from rich.console import Console
 
 from epjax.cost import COSTS
@@ -30,7 +31,7 @@ from epjax.training import processes, sharding
 from epjax.training.accumulation import accumulate
 from epjax.training.checkpoint import Checkpoints, describe
 from epjax.training.evaluation import eval_step, evaluate
-from epjax.training.optimiser import check_layer_rates, cosine, per_batch, sgd, warmed_up
+from epjax.training.optimiser import averaged, check_layer_rates, evaluated, named, per_batch, scheduled, warmed_up
 from epjax.training.step import Normalise, Step, TrainState, incremental_train_step, initial_state, train_step
 
 DIAGNOSED = 32
@@ -90,14 +91,29 @@ def evaluation_batch(batch_size: int) -> int:
 
 
 def schedule(options: Optimiser, plan: Plan) -> Any:
-    """The warm-up, then the cosine, once an epoch or at every step."""
+    """The warm-up, then the schedule of that name, once an epoch or at every step."""
     if not 0 <= options.warmup_epochs < options.epochs:
         allowed = f"at least 0 and less than the {options.epochs} epochs"
         raise ValueError(f"warmup_epochs must be {allowed}, but is {options.warmup_epochs}")
     steps = plan.epoch if options.cosine == "epoch" else 1
     periods = (options.epochs - options.warmup_epochs) * plan.epoch // steps
-    decay = cosine(options.learning_rate, options.final_learning_rate, periods, steps)
+    rates = (options.learning_rate, options.final_learning_rate)
+    decay = scheduled(options.schedule, *rates, periods, steps, options.decay_share)
     return warmed_up(decay, options.warmup_epochs * plan.epoch)
+
+
+def optimiser(options: Optimiser, rate: Any, project: Callable[[Params], Params]) -> optax.GradientTransformation:
+    """The optimiser of that name at the rates of `schedule`, with an average of the parameters if asked for."""
+    links = named(
+        options.optimiser,
+        rate,
+        options.weight_decay,
+        options.momentum,
+        decay_norms=options.decay_norms,
+        layer_rates=options.layer_rates,
+        clip_norm=options.clip_norm,
+    )
+    return links if options.ema is None else averaged(links, options.ema, project)
 
 
 class Trainer:
@@ -118,7 +134,7 @@ class Trainer:
         if options.layer_rates:
             check_layer_rates(options.layer_rates, jax.eval_shape(self._params, jax.random.key(0)))
         each = per_batch(self.rate, updates(config.gradient))
-        self.optimiser = sgd(each, options.weight_decay, options.momentum, layer_rates=options.layer_rates)
+        self.optimiser = optimiser(options, each, as_system(task.network).project)
         normalise = Normalise(task.dataset.stats.mean, task.dataset.stats.std)
         cost = COSTS[config.gradient.cost]
         self.normalise = normalise
@@ -323,7 +339,7 @@ class Trainer:
 
     def _evaluate_and_save(self) -> None:
         with prefetch(self._eval_batches(), self.put) as feed:
-            values = evaluate(self.eval_step, self.state.params, feed)
+            values = evaluate(self.eval_step, evaluated(self.state.params, self.state.opt_state), feed)
         if signal := self.stop.due():
             self._stop(signal)
         line = {"step": self.step, "epoch": self.plan.at(self.step)} | values | {"seconds": self._seconds()}

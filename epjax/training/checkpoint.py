@@ -261,9 +261,10 @@ def saved_digest(directory: Path, step: int) -> list[int]:
     return list(_note(Path(directory).absolute() / str(step))["digest"])
 
 
-def read_params(directory: Path, step: int, like: State) -> State:
+def read_params(directory: Path, step: int, like: State, averaged: bool = False) -> State:
     """The parameters alone of the `TrainState` that was saved after `step`, placed as `like` says (see `describe`).
 
+    Or, `averaged`, the average of them that `epjax.training.optimiser.averaged` keeps in the optimiser's state.
     Nothing is written, so that a run which goes on in `directory` is not disturbed. Raises OSError where the checkpoint
     is not there, has other shapes or is damaged.
     """
@@ -273,11 +274,15 @@ def read_params(directory: Path, step: int, like: State) -> State:
     try:
         with _quiet(), context:
             digest = _note(path)["digest"]
-            params = ocp.load(path, {"params": like})["params"]
+            if averaged:
+                params = ocp.load(path, {"opt_state": {"average": like}})["opt_state"]["average"]
+            else:
+                params = ocp.load(path, {"params": like})["params"]
     except Exception as error:
         raise OSError(f"the checkpoint {path} cannot be read: {_line(error)}") from error
-    found = _digest(params)  # the parameters are the first leaves of a TrainState
-    if found != digest[: len(found)]:
+    found = _digest(params)  # the parameters are the first leaves of a TrainState, their average is what follows
+    first_leaf = len(found) if averaged else 0
+    if found != digest[first_leaf : first_leaf + len(found)]:
         raise OSError(f"the arrays of the checkpoint {path} are not those that were saved")
     return params
 

@@ -9,6 +9,9 @@ prediction was off.
 
 Networks are planned for, no other systems: a relaxation runs as many passes as its state asks for, and XLA counts the
 body of such a loop once, whatever it runs.
+
+The optimiser's state is counted as it is, each number read and written once a step. Its arithmetic is not, and Muon's
+products of matrices are some.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from epjax.systems.pcn.problem import Equilibration
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.pcn.traversal import Async
 from epjax.systems.system import ValueAndGrad
+from epjax.training.optimiser import OPTIMISERS, averaged, named
 
 IMAGENET_IMAGES = 1_281_167
 SMALL_BATCHES = (2, 4)
@@ -96,6 +100,10 @@ class Plan:
     """Training images in an epoch."""
     epochs: int = 50
     """Epochs in the run."""
+    optimiser: str = "sgd"
+    """Whose state the devices hold: sgd, adam, adamw, lion, muon."""
+    ema: bool = False
+    """Hold a moving average of the parameters too."""
     efficiency: float = 0.4
     """Share of the device's peak that convolutions reach. An assumption."""
     price: float | None = None
@@ -115,6 +123,8 @@ class Plan:
             raise ValueError(f"batch_size must be a multiple of devices, {self.devices}, got {self.batch_size}")
         if not 0 < self.efficiency <= 1:
             raise ValueError(f"efficiency must lie in (0, 1], got {self.efficiency}")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}")
 
     def net(self) -> Network:
         """The network to be planned for."""
@@ -189,9 +199,16 @@ def per_device_load(plan: Plan, algorithm: str) -> Load:
     small, large = SMALL_BATCHES
     one, two = load_of(plan, algorithm, small), load_of(plan, algorithm, large)
     slope = (two + one * -1.0) * (1 / (large - small))
-    parameters = sum(p.size * p.dtype.itemsize for p in jax.tree.leaves(inputs(plan, 1)[0]))
-    momentum = Load(0.0, 3.0 * parameters, float(parameters))  # the optimiser's reads, writes and memory
-    return one + slope * (plan.batch_size // plan.devices - small) + momentum
+    return one + slope * (plan.batch_size // plan.devices - small) + optimiser_load(plan)
+
+
+def optimiser_load(plan: Plan) -> Load:
+    """What the optimiser holds, which it reads and writes, and the parameters that it writes."""
+    params = inputs(plan, 1)[0]
+    kept = named(plan.optimiser, 0.1)
+    state = jax.eval_shape((averaged(kept, 0.999) if plan.ema else kept).init, params)
+    held, written = (float(sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))) for tree in (state, params))
+    return Load(0.0, 2.0 * held + written, held)
 
 
 def estimate(plan: Plan, algorithm: str) -> Estimate:
