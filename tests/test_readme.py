@@ -16,7 +16,7 @@ import pytest
 from epjax.recipes import imagenet_vgg10
 from experiments.figures import front
 from experiments.reproduce.figure import errors, mean_spread
-from experiments.reproduce.figures import defaults, demo, hardware, parity, systems
+from experiments.reproduce.figures import defaults, demo, hardware, parity, systems, text
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -174,3 +174,33 @@ def test_the_study_of_hardware_is_quoted_as_it_was_measured():
     assert [claim for claim, verdict in verdicts.items() if verdict != "confirmed"] == [
         "The budget, measured before training, names a beta that trains as well as the best (ours)"
     ]
+
+
+def test_the_costs_of_a_gradient_are_quoted_as_they_were_measured():
+    """Every row of docs/results.md's table, from the benchmark's own file."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())["rows"]
+    size = {"network": "VGG10", "image_size": 224, "batch_size": 4, "precision": "float32"}
+    found = {row["name"]: row for row in rows if all(row[name] == value for name, value in size.items())}
+    page = PAGES[Path("docs/results.md")]
+    for name in (
+        "sweep1/random",
+        "sweep1/centered/shared signals",
+        "sweep1/centered",
+        "sweep1/centered/own products",
+        "async10/centered",
+        "async10/centered/all layers",
+    ):
+        row = found[name]
+        seconds = "" if row["seconds_over_backprop"] is None else f"{row['seconds_over_backprop']:.2f}"
+        cells = f"| {row['flops_over_backprop']:.2f} | {seconds} | {row['memory_over_backprop']:.2f} |"
+        assert cells.replace("|  |", "| |") in page, name
+
+
+def test_the_study_of_text_is_quoted_as_it_was_measured():
+    cells = json.loads((ROOT / "experiments" / "results" / "text.json").read_text())["cells"]
+    page = " ".join(PAGES[Path("docs/results.md")].split())
+    for method, words in {"EP one-sided": "one-sided EP", "EP centered": "centered EP"}.items():
+        mean, spread = mean_spread(text.last(cells, method))
+        assert f"{words} {mean:.3f} ± {spread:.3f}" in page
+    (finding,) = text.findings(cells)
+    assert finding.verdict == "confirmed"

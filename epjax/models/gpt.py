@@ -20,8 +20,8 @@ from epjax.network.activation import identity
 from epjax.network.precision import Precision
 
 SPREAD = 0.5
-"""Standard deviation of the first tokens and positions. At the usual 0.02 the norm of the first block bends within a
-nudge: a gradient that is off by 1e-5 at beta 1e-4 with states of size one is off by a tenth there."""
+"""Standard deviation of tokens and positions at the start. At the usual 0.02 the norm of the first block bends within a
+nudge: of 64 features, 2 blocks, in float64 the gradient of centered EP at beta 0.05 is off by 9% there, 2e-7 here."""
 
 
 class Tokens(nn.Module):
