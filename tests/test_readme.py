@@ -46,8 +46,8 @@ def test_the_commands_exist(module):
 
 
 def test_the_pictures_and_files_exist():
-    for page, text in PAGES.items():
-        for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+    for page, words in PAGES.items():
+        for path in re.findall(r"\]\(((?!http)[^)#]+)\)", words):
             assert (ROOT / page.parent / path).exists(), (page, path)
 
 
@@ -127,9 +127,9 @@ def test_the_demo_is_quoted_as_it_was_measured():
     found = errors(cells, network="VGG10", method=demo.RECIPE)
     told = f"{mean_spread(found)[0]:.1f}% top-1 error"
     span = f"({min(found):.1f} to {max(found):.1f};"
-    for text in (PAGES[Path("README.md")], imagenet_vgg10.__doc__ or ""):
-        assert told in " ".join(text.split())
-        assert span in " ".join(text.split())
+    for words in (README, imagenet_vgg10.__doc__ or ""):
+        assert told in " ".join(words.split())
+        assert span in " ".join(words.split())
 
 
 def test_the_front_page_is_short():
