@@ -5,6 +5,7 @@ library's words, a refusal of what could be computed, and statistics or weights 
 """
 
 import warnings
+from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
@@ -343,3 +344,29 @@ def test_a_model_is_looked_at_once():
     before = len(looked)
     step(params, X + 1, Y, None)
     assert len(looked) == before
+
+
+@pytest.mark.fast
+def test_a_parameter_of_an_attribute_is_named():
+    """Parameters of a drive of one's own may be a dataclass: each leaf has its name, not all the same."""
+
+    @partial(jax.tree_util.register_dataclass, data_fields=["scale", "shift"], meta_fields=[])
+    @dataclass
+    class Affine:
+        scale: jax.Array
+        shift: jax.Array
+
+    class Drive:
+        name = "Affine"
+
+        def init(self, key, *inputs):
+            return Affine(jnp.ones(3), jnp.zeros(3))
+
+        def apply(self, theta, *inputs):
+            return theta.scale * inputs[0] + theta.shift
+
+    net = epjax.Network((epjax.Layer(Drive(), "identity"),))
+    (theta,) = net.init(jax.random.key(0), (3,))
+    assert net.forward((theta,), jnp.ones(3))[-1].shape == (3,)
+    with pytest.raises(ValueError, match=r"shift of shape \(3,\), got \(2,\)"):
+        net.forward((Affine(theta.scale, jnp.zeros(2)),), jnp.ones(3))

@@ -128,6 +128,7 @@ def test_a_diagnosis_never_ends_a_run(batch):
     assert (report.verdict, report.advice) == ("not done", "RESOURCE_EXHAUSTED: 3 GiB")
     assert diagnosis_line(report)["verdict"] == "not done"
     assert len(str(report).splitlines()) == 6
+    assert attempt(out_of_memory, {"a": 0, "b": 1, "c": 2}, *batch[1:]).layers == ()
     params, x, y = batch
     assert "class indices 0..3" in attempt(diagnoser(NET), params, x, y + 3, None).advice
 

@@ -431,6 +431,10 @@ def test_passes_that_are_written_out(unroll, x64):
         (lambda: Relax(order="sideways"), "order must be one of auto, up, down, even_odd, sync, got 'sideways'"),
         (lambda: Hopfield.dense([]), "sizes must be positive layer sizes"),
         (lambda: Hopfield(epjax.models.mlp([4, 3], activation=epjax.activation.tanh)), "layer 1 .* must have a range"),
+        (
+            lambda: hopfield_of(*[nn.Dense(4)] * 2),
+            "weights of its own in every layer, but layers 1 and 2",
+        ),
         (lambda: Resistive((4, 0)), "sizes must be positive numbers of nodes"),
         (lambda: Resistive((4,), amplifier=-1.0), "amplifier must be positive, got -1.0"),
         (lambda: Oscillators((4,), bias=0.0), "bias must be positive"),

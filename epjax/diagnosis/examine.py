@@ -14,7 +14,7 @@ wrong. A gradient that vanishes or is not finite has no direction to compare: it
 negative phase that does not exist and states that jumped, which are seen without a trial.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -176,7 +176,8 @@ def attempt(diagnose: Diagnose, params: Params, *batch: Any) -> Diagnosis:
         return diagnose(params, *batch)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        layers = (LayerReport(None, None, np.nan, np.nan),) * len(params)
+        known = len(params) if isinstance(params, Sequence) else 0  # a user's own pytree has no entry a layer
+        layers = (LayerReport(None, None, np.nan, np.nan),) * known
         return Diagnosis("not done", reason, np.nan, np.nan, np.nan, layers, (np.nan,), np.nan)
 
 

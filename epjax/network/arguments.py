@@ -94,6 +94,10 @@ def _passes(check: Callable[[Any, Any], Any], params: Any, x: Any) -> bool:
 def _named(theta: Any) -> dict[str, tuple[int, ...]]:
     """Shapes by name. An nnx State keeps its arrays one level deeper than linen's dictionaries do."""
     leaves = jax.tree_util.tree_flatten_with_path(theta)[0]
-    keys = [[str(getattr(key, "key", getattr(key, "idx", ""))) for key in path] for path, _ in leaves]
-    names = ["/".join(filter(None, key)) for key in keys]
+    names = ["/".join(filter(None, map(_key, path))) for path, _ in leaves]
     return {name: tuple(leaf.shape) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _key(key: Any) -> str:
+    """Of a dictionary, a sequence, or an attribute."""
+    return str(next((getattr(key, kind) for kind in ("key", "idx", "name") if hasattr(key, kind)), ""))

@@ -29,7 +29,7 @@ from epjax.systems.chain import Chain
 class Hopfield(Chain):
     """A Hopfield network with the layers of `net`; an activation stands for the range of its units, `bounds`.
 
-    Raises ValueError for an activation that is no projection: it has no range.
+    Raises ValueError for an activation that is no projection: it has no range; and for layers that share weights.
     """
 
     net: Network
@@ -37,6 +37,12 @@ class Hopfield(Chain):
     def __post_init__(self) -> None:
         if isinstance(self.net, Traced):
             raise ValueError("net of a Hopfield network must be made of Layers, got a function: it is for PCN alone")
+        if self.net.ties:
+            tie = self.net.ties[0]
+            raise ValueError(
+                f"net of a Hopfield network must have weights of its own in every layer, but layers {tie.first} and "
+                f"{tie.layer} share theirs"
+            )
         for k in range(1, len(self) + 1):
             if self.net.activation(k).bounds is None:
                 allowed = "a range: identity, relu, hard_tanh or unit"
