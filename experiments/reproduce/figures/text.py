@@ -57,7 +57,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
         dress(axis)
     axes[0][1].set_yscale("log")
     label(axes[0][0], "validation", "step", "bits per character")
-    label(axes[0][1], "1 - cosine with backpropagation's gradient", "step", "")
+    label(axes[0][1], "1 - cosine with backpropagation: rounding of float32", "step", "")
     save(figure, path)
 
 
