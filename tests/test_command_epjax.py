@@ -201,6 +201,17 @@ sys.meta_path.insert(0, Hide())
 """
 
 
+def test_the_demo_trains_without_what_only_unix_has(tmp_path):
+    """Windows has none of these modules. (Not run there: they are made absent.)"""
+    program = f"""from epjax.recipes import hopfield
+options = ["--data", "demo", "--hidden", "8", "--max-steps", "3"]
+sys.exit(hopfield.EXPERIMENT.main(["--workdir", {str(tmp_path / "run")!r}, *options]))"""
+    code = HIDDEN.format(hidden={"fcntl", "termios", "resource", "pwd", "grp"}, program=program)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("hidden", "program", "sentence"),
     [

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
+from epjax.runs import machine
 from epjax.runs.config import Gradient
 from epjax.runs.meter import Meter
 from epjax.runs.metrics import MetricsLog, evaluations, read_lines, skipped_in_a_row, training
@@ -253,3 +254,19 @@ def test_how_long_it_takes_is_said_once():
     assert foretold(500, 200.0, True) == []  # the bar says it
     (long,) = foretold(500, 2 * 86_400.0, True)
     assert "about 2d 00:00 to go" in long
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("paths", "programs", "told"),
+    [
+        ((), (), None),
+        (("/dev/accel0",), (), "a TPU seems to be here, but jax was installed without it"),
+        ((), ("nvidia-smi",), "an NVIDIA GPU seems to be here, but jax was installed without it"),
+    ],
+)
+def test_an_accelerator_that_jax_does_not_use_is_told(paths, programs, told, monkeypatch):
+    monkeypatch.setattr(machine.os.path, "exists", lambda path: path in paths)
+    monkeypatch.setattr(machine.shutil, "which", lambda program: program if program in programs else None)
+    found = machine.unused_accelerator()
+    assert (found is None) if told is None else told in found

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -29,6 +30,17 @@ def describe() -> dict[str, str]:
         "commit": _commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def unused_accelerator() -> str | None:
+    """What seems to be here and jax does not use, with the extra that brings it; None: nothing, or it is used."""
+    if jax.default_backend() != "cpu":
+        return None
+    if any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0"))):
+        return "a TPU seems to be here, but jax was installed without it: pip install 'epjax[tpu]'"
+    if shutil.which("nvidia-smi"):
+        return "an NVIDIA GPU seems to be here, but jax was installed without it: pip install 'epjax[cuda]'"
+    return None
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from epjax.runs.config import Config, flat
+from epjax.runs.machine import unused_accelerator
 from epjax.runs.table import method
 from epjax.runs.task import Task
 from epjax.training.optimiser import SCHEDULES
@@ -28,13 +29,14 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     images = f"{len(data.train):,} + {len(data.val):,} images"
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
     where = f"{jax.device_count()} {device.platform} device{'s' * (jax.device_count() > 1)}{kind}"
+    at_work = f"{where}, {config.gradient.precision} products, jax {jax.__version__}"
     options = config.optimiser
     words = SCHEDULES[options.schedule].words
     rate = f"learning rate {words.format(options.learning_rate, options.final_learning_rate)}"
     rows = {
         "model": f"{task.title}: {len(shapes)} layers, {parameters:,} parameters",
         "data": f"{data.origin}: {len(data.classes)} classes, {images}",
-        "devices": f"{where}, {config.gradient.precision} products, jax {jax.__version__}",
+        "devices": "; ".join(filter(None, (at_work, unused_accelerator()))),
         "method": method(config.gradient),
         "plan": f"{total:,} steps: {options.epochs} epochs, batches of {options.batch_size}, {rate}",
         "recipe": f"{config.run.recipe}, {changes(flat(config), flat(recipe))}",
