@@ -98,7 +98,7 @@ def test_help_names_every_command(capsys):
     assert all(re.search(rf"^ +{name}\b", text, re.MULTILINE) for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["plan", "report", "compare", "predict", "diagnose", "demo"])
+@pytest.mark.parametrize("command", ["plan", "hardware", "report", "compare", "predict", "diagnose", "demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

@@ -17,6 +17,7 @@ from epjax.hardware.__main__ import main
 from epjax.hardware.values import quantise
 from epjax.network.activation import hard_tanh, identity
 from epjax.network.drive import Dense
+from epjax.runs import cli
 from epjax.systems import PCN, Hopfield, Oscillators, Resistive
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -418,3 +419,12 @@ def test_the_command(tmp_path, capsys):
         assert "best beta" in said
         assert main([*words, "--read-noise", "-1"]) == 1
         assert "read_noise must be a finite number, at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.fast
+def test_the_command_is_one_of_epjax(capsys):
+    sizes = ["--sizes", "6", "10", "--images", "2", "--pixels", "8"]
+    assert cli.main(["hardware", "--system", "hopfield", *sizes]) == 0
+    assert "best beta" in capsys.readouterr().out
+    assert cli.main(["hardware", "--system", "hopfield", *sizes, "--images", "0"]) == 1
+    assert capsys.readouterr().err == "error: images must be at least 1, got 0\n"

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a network by equilibrium propagation, or by backpropagation to compare",
     "demo": "train a narrow VGG10 on the images that come with epjax, in minutes",
     "plan": "what a run will need, before it is started",
+    "hardware": "whether hardware of some read noise can learn, and at which beta",
     "report": "runs on one HTML page",
     "compare": "runs side by side in one picture",
     "predict": "what a trained network sees in images",
@@ -30,7 +31,8 @@ COMMANDS = {
     "completion": "a script that completes names in a shell",
 }
 MODULES = {name: f"epjax.runs.{name}" for name in ("report", "compare", "predict", "diagnose")} | {
-    "plan": "epjax.training.plan"
+    "plan": "epjax.training.plan",
+    "hardware": "epjax.hardware.__main__",
 }
 """Commands that are modules with a `main(argv, prog)`, loaded when they are asked for."""
 
