@@ -4,11 +4,14 @@ Would catch: a line that is lost or written twice over a resume, a window of ste
 percent taken for shares, a NaN that makes the file unreadable, a picture that is empty.
 """
 
+import csv
 import gc
 import io
 import json
 import resource
 import struct
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -270,3 +273,76 @@ def test_an_accelerator_that_jax_does_not_use_is_told(paths, programs, told, mon
     monkeypatch.setattr(machine.shutil, "which", lambda program: program if program in programs else None)
     found = machine.unused_accelerator()
     assert (found is None) if told is None else told in found
+
+
+def test_csv_files_hold_what_the_lines_hold(tmp_path):
+    """Once each over a resume; a column that comes later is there for all."""
+    first = MetricsLog(tmp_path / "metrics.jsonl", 0, log_to=("csv",))
+    for line in lines(6):
+        first.write(line)
+    first.close()
+    again = MetricsLog(tmp_path / "metrics.jsonl", 4, log_to=("csv",))
+    for line in lines(6):
+        if line["step"] > 4:
+            again.write(line | {"residual": 0.25})
+    again.close()
+    training, validation = (
+        list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in ("training", "validation")
+    )
+    assert [int(row["step"]) for row in training] == [1, 2, 3, 4, 5, 6]
+    assert [row["residual"] for row in training] == ["", "", "", "", "0.25", "0.25"]
+    assert [int(row["step"]) for row in validation] == [2, 4, 6]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+class Wandb(ModuleType):
+    """Stands for the package: what a run is given."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.id, self.logged, self.summary, self.began = "abc", [], {}, []
+
+    def init(self, **given):
+        self.began.append(given)
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.began[-1]["finished"] = True
+
+
+def test_weights_and_biases_has_each_step_once_the_options_and_the_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", wandb := Wandb())
+    for since in (0, 4):
+        log = MetricsLog(tmp_path / "metrics.jsonl", since, log_to=("wandb",), config={"beta": 0.5})
+        for line in lines(6):
+            if line["step"] > since:
+                log.write(line)
+        log.close()
+    assert [given["id"] for given in wandb.began] == [None, "abc"]
+    assert all(given["config"] == {"beta": 0.5} and given["finished"] for given in wandb.began)
+    assert wandb.summary["val/top1_error"] == pytest.approx(80 / 6)
+    assert {step for step, _ in wandb.logged} == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("when", ["init", "log"])
+def test_a_logger_that_fails_warns_once_and_stops_nothing(when, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", wandb := Wandb())
+    monkeypatch.setattr(wandb, when, fail)
+
+    def run():
+        log = MetricsLog(tmp_path / "metrics.jsonl", 0, log_to=("wandb", "csv"))
+        for line in lines(3):
+            log.write(line)
+        log.close()
+
+    with pytest.warns(UserWarning, match="logging to wandb failed and is left off: no network") as warned:
+        run()
+    assert len(warned) == 1
+    assert read_lines(tmp_path / "metrics.jsonl") == lines(3)
+    assert (tmp_path / "training.csv").exists()

@@ -21,6 +21,7 @@ from epjax.perturbation import PERTURBATIONS
 from epjax.runs import help
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.device import Hardware
+from epjax.runs.loggers import LOGGERS
 from epjax.runs.option import BEFORE, EACH, NUMBERS, option
 from epjax.scheme import SCHEMES
 from epjax.systems import EQUILIBRATIONS
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     AlgorithmName: TypeAlias = str
     OptimiserName: TypeAlias = str
     ScheduleName: TypeAlias = str
+    LoggerName: TypeAlias = str
 else:  # what there is, and nothing else, can be asked for
-    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName, OptimiserName, ScheduleName = (
+    SchemeName, PerturbationName, CostName, TraversalName, AlgorithmName, OptimiserName, ScheduleName, LoggerName = (
         tyro.extras.literal_type_from_choices(tuple(table))
-        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS, OPTIMISERS, SCHEDULES)
+        for table in (SCHEMES, PERTURBATIONS, COSTS, EQUILIBRATIONS, ALGORITHMS, OPTIMISERS, SCHEDULES, LOGGERS)
     )
 
 
@@ -86,6 +88,8 @@ class Run:
     """Steps between diagnoses of the EP gradient, beside backpropagation's, on up to 32 images; None: none."""
     max_skipped: int = option(10, numbers=False)
     """Stop all the same when more steps than this are skipped in a row, with --on-nan skip."""
+    log_to: Annotated[tuple[LoggerName, ...], tyro.conf.arg(metavar="NAME")] = option(("tensorboard",), numbers=False)
+    """Where the lines of metrics.jsonl go as well: tensorboard, csv, wandb (which needs epjax[wandb])."""
     show_config: bool = option(False, numbers=False)
     """Print every option before the first step, beside the recipe's."""
 

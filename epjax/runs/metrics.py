@@ -3,34 +3,43 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from epjax.diagnosis.report import Diagnosis
-from epjax.runs.tensorboard import EventLog
+from epjax.runs.loggers import LOGGERS, Guarded
 
 Line = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends lines to a file, and to a TensorBoard folder beside it; `lines` holds them all, from before a resume too.
+    """Appends lines to a file, and to the loggers of `log_to`; `lines` holds them all, from before a resume too.
 
     What stands in the file after `from_step` belongs to steps that will be done again, and is removed.
     """
 
-    def __init__(self, path: Path, from_step: int, write: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        from_step: int,
+        write: bool = True,
+        log_to: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.lines = [line for line in read_lines(path) if line["step"] <= from_step]
         self._file: FileIO | None = None
-        self._events: EventLog | None = None
+        self._loggers: list[Guarded] = []
         if write:
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(_encode(line) for line in self.lines))
-            partial.replace(path)
+            new = path.with_suffix(".partial")
+            new.write_text("".join(_encode(line) for line in self.lines))
+            new.replace(path)
             self._file = path.open("ab", buffering=0)  # a buffer would be lost, or written twice, after a failure
-            self._events = EventLog(path.parent / "tensorboard", self.lines)
+            told = (path.parent, self.lines, config or {})
+            self._loggers = [Guarded(name, partial(LOGGERS[name], *told)) for name in log_to]
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line and hand it to the operating system. Raises OSError where there is no room for it."""
@@ -43,8 +52,8 @@ class MetricsLog:
                 raise OSError(f"could not write to {self.path}: {error.strerror}") from error
             if written != len(text):
                 raise OSError(f"could not write to {self.path}: only {written} of {len(text)} bytes had room")
-        if self._events is not None:
-            self._events.write(line)
+        for logger in self._loggers:
+            logger.write(line)
 
     def sync(self) -> None:
         """Bring all lines to the disk: done before a checkpoint, whose steps must not lack a line."""
@@ -55,8 +64,8 @@ class MetricsLog:
         """Close the files."""
         if self._file is not None:
             self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for logger in self._loggers:
+            logger.close()
 
     def is_evaluated(self, step: int) -> bool:
         """Whether there is an evaluation of this step."""

@@ -205,7 +205,9 @@ class Trainer:
         self.began = time.perf_counter() - extra.get("seconds", 0.0)
         self.meter = Meter(self.config.optimiser.batch_size, extra.get("sums"))
         write = jax.process_index() == 0
-        self.log = MetricsLog(self.directory / "metrics.jsonl", self.step, write)
+        self.log = MetricsLog(
+            self.directory / "metrics.jsonl", self.step, write, self.config.run.log_to, flat(self.config)
+        )
 
     def _params(self, key: jax.Array) -> Params:
         return self.task.network.init(key, self.task.train_transform.shape)
