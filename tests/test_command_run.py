@@ -263,7 +263,7 @@ def test_the_main_command(folder, tmp_path, options, capsys):
     assert (line["step"], line["epoch"], line["val_images"]) == (2, 1, VAL)
     shown = capsys.readouterr().out
     assert f"images in {folder}" in shown.replace("\n", "")
-    assert "(sweep: 256)" in shown
+    assert "batch_size 16 (not 256)" in " ".join(shown.split())
     assert "top-1 error" in shown
 
 
@@ -279,6 +279,7 @@ def test_resnet50_is_trained_by_the_same_command_and_names_classes(folder, tmp_p
     """Two of the four steps of warm-up; the folder of a run is enough to predict with it."""
     argv = ["--workdir", str(tmp_path), "--data", str(folder), "--width", "0.02", "--image-size", "16"]
     argv += ["--batch-size", "16", "--epochs", "3", "--warmup-epochs", "2", "--max-steps", "2", "--log-every", "1"]
+    argv += ["--show-config"]
     assert imagenet_resnet50.main(argv) == 0
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert [line["learning_rate"] for line in training(lines)] == [0.025, 0.05]

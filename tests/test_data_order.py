@@ -141,11 +141,11 @@ def test_nothing_but_bad_images_stops():
 
 def test_corrupt_file_names_itself_from_a_worker_process(tmp_path):
     images = few_images()
-    images.splits["train"]["dog"]["dog_1.JPEG"] = b""
+    images.splits["train"]["dog"]["dog_1.JPEG"] = b"<html>not found</html>"
     source = open_dataset(f"folder:{images.folder(tmp_path)}").train
     with (
         train_batches(source, PadCropFlip(8), batch_size=15, seed=0, num_workers=1) as batches,
-        pytest.raises(BadImage, match=r"train/dog/dog_1.JPEG cannot be decoded: it is empty"),
+        pytest.raises(BadImage, match=r"train/dog/dog_1.JPEG cannot be decoded"),
     ):
         next(batches)
 
