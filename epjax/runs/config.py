@@ -245,7 +245,7 @@ def parse(kind: type[C], choose: Callable[[C], C], argv: Sequence[str] | None, p
         print(help.short_help(prog, about, flat(defaults)))
         raise SystemExit(0)
     argv = ["--help" if word == help.ALL else word for word in argv]
-    unset = replace(defaults, run=replace(defaults.run, workdir=tyro.MISSING, recipe="auto"))
+    unset = replace(defaults, run=replace(defaults.run, workdir=tyro.MISSING, recipe="auto", show_config=False))
     config = _read(kind, unset, argv, prog, about)
     return replace(config, run=replace(config.run, recipe=defaults.run.recipe))
 
