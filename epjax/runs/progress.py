@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from epjax.runs.metrics import Line
 
-DAY, KNOWN = 86_400.0, 10
+DAY, KNOWN = 86_400.0, 30
 """Seconds of a day, and steps after which the pace is known."""
 
 
