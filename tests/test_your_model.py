@@ -19,6 +19,8 @@ from jax import lax
 
 import epjax
 from epjax import Layer, Network, activation, state
+from epjax.recipes.hopfield import EXPERIMENT
+from epjax.runs.opening import opening
 
 CE = epjax.cost.cross_entropy
 Y = jnp.array([0, 1, 2, 1])
@@ -719,3 +721,22 @@ def test_a_bound_model_brings_its_statistics(wide):
 
     params = variables["params"]
     close(jax.jit(jax.grad(epjax.ep_loss(net, CE, beta=1e-4)))(params, x, Y), jax.grad(exact)(params))
+
+
+@pytest.mark.fast
+def test_the_screen_counts_layers_not_the_entries_of_a_pytree():
+    """Before step 1: of a function with three layers whose parameters are a dictionary of four arrays."""
+
+    def f(params, x):
+        h = epjax.state(jnp.tanh(x.ravel() @ params["a"] + params["b"]))
+        h = epjax.state(jnp.tanh(h @ params["c"]))
+        return h @ params["d"]
+
+    with jax.enable_x64(False):
+        sizes = {"a": (28 * 28 * 3, 4), "b": (4,), "c": (4, 4), "d": (4, 10)}
+        params = {name: jnp.zeros(size) for name, size in sizes.items()}
+        net = epjax.from_function(f, params, jnp.zeros((28, 28, 3)))
+        config = EXPERIMENT.parse(["--workdir", "unused", "--data", "demo"])
+        task = replace(EXPERIMENT.make_task(config), network=net, title="Mine")
+        (model, *_) = opening(config, EXPERIMENT.choose(config), task, 10)
+    assert model == f"model    Mine: 3 layers, {28 * 28 * 3 * 4 + 4 + 16 + 40:,} parameters"

@@ -13,8 +13,8 @@ FIRST = {
     "epochs": ("INT", "length of the run"),
 }
 
-ABOVE, WIDTH = "The defaults below", 80
-"""A line of the long help, and the columns of a terminal."""
+WIDTH = 80
+"""Columns of a terminal."""
 
 
 def is_asked(argv: Sequence[str]) -> bool:
@@ -30,7 +30,7 @@ def short_help(prog: str, about: str, options: Mapping[str, Any]) -> str:
             default = "" if name == "workdir" else f" [{options[name]}]"
             rows.append(f"  --{name} {kind}".ljust(20) + words + default)
     example = f"  {prog} --workdir runs/first" + (" --data demo" if "data" in options else "")
-    told = "\n".join(textwrap.fill(line, WIDTH) for line in about.splitlines() if line.strip() and ABOVE not in line)
+    told = "\n".join(textwrap.fill(line, WIDTH) for line in about.splitlines() if line.strip())
     parts = (
         f"usage: {prog} --workdir DIR [OPTIONS]",
         told,

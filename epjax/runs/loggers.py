@@ -1,6 +1,7 @@
 """Where the lines of metrics.jsonl go as well: TensorBoard, CSV, Weights & Biases. One that fails stops nothing."""
 
 import csv
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,8 +66,6 @@ class WandbLog:
     """
 
     def __init__(self, directory: Path, lines: Sequence[Line], config: Mapping[str, Any]) -> None:
-        import os
-
         with extra("wandb"):
             import wandb
         named = directory / "wandb_run.txt"

@@ -3,11 +3,11 @@
 import textwrap
 from collections.abc import Mapping
 from functools import partial
-from math import prod
 from typing import Any
 
 import jax
 
+from epjax.network.summary import count
 from epjax.runs.config import Config, flat
 from epjax.runs.machine import unused_accelerator
 from epjax.runs.table import method
@@ -24,7 +24,7 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     """Model, data, devices, method, plan of `total` steps, and the options that differ from the recipe's."""
     init = partial(task.network.init, input_shape=task.train_transform.shape)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    parameters = sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    layers = getattr(task.network, "by_layer", lambda params: params)(shapes)  # a function's are its own pytree
     data, device = task.dataset, jax.devices()[0]
     images = f"{len(data.train):,} + {len(data.val):,} images"
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
@@ -34,7 +34,7 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     words = SCHEDULES[options.schedule].words
     rate = f"learning rate {words.format(options.learning_rate, options.final_learning_rate)}"
     rows = {
-        "model": f"{task.title}: {len(shapes)} layers, {parameters:,} parameters",
+        "model": f"{task.title}: {len(layers)} layers, {count(shapes):,} parameters",
         "data": f"{data.origin}: {len(data.classes)} classes, {images}",
         "devices": "; ".join(filter(None, (at_work, unused_accelerator()))),
         "method": method(config.gradient),

@@ -5,7 +5,6 @@ gradient of the device itself. "moved": the exact gradient of the ideal system, 
 device; "tuned": these, trained on by EP there for one more epoch.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -112,7 +111,7 @@ class Built:
         told |= {"seeds": SEEDS, "span": SPAN, "rate": rate(self.setting), "layer_rates": recipe.optimiser.layer_rates}
         told |= {"batch_size": recipe.optimiser.batch_size, "cost": recipe.gradient.cost}
         told |= {"iterations": recipe.gradient.iterations, "free_iterations": recipe.gradient.free_iterations}
-        return json.loads(json.dumps(told))  # type: ignore[no-any-return]
+        return told
 
     def forwards(self) -> float:
         """Images seen."""
@@ -156,7 +155,7 @@ class Built:
         way = phases(self.setting)
         told = budget(device, params, x, y, self.setting.recipe.gradient.cost, read_noise=noise, **way)
         kept = ("best_beta", "rms", "displacement", "critical_noise", "bias", "noise")
-        return {name: json.loads(json.dumps(getattr(told, name))) for name in kept}
+        return {name: getattr(told, name) for name in kept}
 
 
 def lost(cost: Any) -> str | None:

@@ -17,5 +17,5 @@ CLASSES = (
 def open_demo(reason: str = "") -> Dataset:
     """The demo; `reason` says why it was taken."""
     tar = open_tar(PATH, cache=False)
-    origin = f"the embedded demo ({len(tar.train)} + {len(tar.val)} images of Fashion-MNIST){reason}"
+    origin = f"the embedded demo (Fashion-MNIST){reason}"
     return make_dataset("demo", tar.train, tar.val, tar.classes, origin)

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from epjax.recipes import hopfield, oscillators, perceptron, resistive
+from epjax.recipes import hopfield, perceptron
 from epjax.runs.config import Gradient
 from epjax.runs.experiment import Experiment
 from epjax.runs.plots import dress
+from experiments.reproduce.built import SYSTEMS
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.commands import Command, command
 from experiments.reproduce.draw import canvas, label, save
@@ -23,13 +24,7 @@ from experiments.reproduce.figure import Finding, errors, judged, mean_spread
 
 NAME = "systems"
 TITLE = "Four systems, one estimator: what is EP's loss and what the system's"
-SYSTEMS: dict[str, Experiment] = {
-    "feedforward": perceptron.EXPERIMENT,
-    "PCN": perceptron.EXPERIMENT,
-    "Hopfield": hopfield.EXPERIMENT,
-    "resistive": resistive.EXPERIMENT,
-    "oscillators": oscillators.EXPERIMENT,
-}
+EXPERIMENTS: dict[str, Experiment] = {"feedforward": perceptron.EXPERIMENT, **SYSTEMS}
 CENTERED = {"PCN": 0.05, "Hopfield": 0.2, "resistive": 1.0, "oscillators": 0.05}
 """The beta of the centered scheme: what published settings, or SYSTEMS' own, have."""
 SETTLED: dict[str, dict[str, Any]] = {"oscillators": {"free_iterations": 200, "free_tolerance": 1e-6}}
@@ -48,7 +43,7 @@ def cell(system: str, method: str, dataset: str, seed: int, quick: bool) -> Comm
     """One run of the system's recipe for these data."""
     place = {"dataset": dataset, "system": system, "method": method, "seed": seed}
     change = METHODS["exact" if system == "feedforward" else method]
-    experiment = SYSTEMS[system]
+    experiment = EXPERIMENTS[system]
     recipe = dataset if (experiment, dataset) == (hopfield.EXPERIMENT, "fashion_mnist") else "mnist"
     return command(place, experiment, recipe, dataset, seed, lambda usual: change(usual, system), quick)
 
