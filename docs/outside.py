@@ -31,8 +31,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links of a page of docs/ to the repository around it: to the site's copy, or, where it has none, no link."""
-    if "/" in page.file.src_uri:
-        return re.sub(r"\[([^\]]+)\]\(\.\./\.\./(?!results)[^)]+\)", r"\1", markdown)
+    if "/" in page.file.src_uri:  # such as a page of results, which has its place in the repository
+        return markdown
 
     def at_home(match: re.Match[str]) -> str:
         return f"]({match[1]}"
