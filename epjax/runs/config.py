@@ -54,7 +54,7 @@ def whole_steps(options: Mapping[str, Any]) -> Any:
 
 def own_products(options: Mapping[str, Any]) -> Any:
     """Each phase of a sweep used to have its own product of the weights; two phases share one by now."""
-    two = options["scheme"] == "centered" and options["traversal"] == "sweep"
+    two = options["algorithm"] == "ep" and options["scheme"] == "centered" and options["traversal"] == "sweep"
     return "own" if two and options["errors"] == "carried" and options["phases"] == "together" else None
 
 

@@ -41,14 +41,15 @@ def gradient(method: str, precision: Any = "float32") -> Gradient:
 
 
 def at_the_edge(setting: str, method: str, seed: int, quick: bool, precision: str = "float32") -> Training:
-    """Setting (a): 320 steps of 64 among 10,000 images at a constant rate."""
+    """Setting (a): 320 steps of 64 among 10,000 images at a constant rate; each phase has its own product."""
     rate = float(setting.rsplit(" ", 1)[1])
     place = {"setting": setting, "method": method, "precision": precision, "seed": seed}
+    asked = gradient(method, precision)
     cell = training(
         place,
         seed,
         eval_every=3,
-        gradient=gradient(method, precision),
+        gradient=replace(asked, products="own") if method.startswith("centered") else asked,
         optimiser=Optimiser(3, 0, 64, learning_rate=rate, final_learning_rate=rate, weight_decay=3e-4),
         network=Net("vgg5", 1 / 64 if quick else 1 / 8, gain=2.0),
         images=Images("cifar10", 64 if quick else 10_000, 64 if quick else 5_000),
