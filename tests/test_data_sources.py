@@ -118,6 +118,18 @@ def test_litter_is_neither_class_nor_image(tmp_path):
         assert found.classes == open_dataset(str(few_images().folder(tmp_path / Path(spec).stem / "clean"))).classes
 
 
+def test_members_of_a_tar_without_bytes_are_left_out_and_named(tmp_path):
+    """As a file without bytes in a folder is; from the cache of the tar's index too."""
+    folder = few_images().folder(tmp_path / "data")
+    (folder / "train/cat/empty.JPEG").touch()
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"left out, for they have no bytes, 1 file: .*t\.tar:cat/empty\.JPEG"):
+            found = open_dataset(str(tmp_path / "t.tar"))
+        assert len(found.train) == 15
+
+
 def test_classes_without_an_image(tmp_path):
     """Empty in both splits: left out, with a warning. In one: refused, for the other has it."""
     folder = few_images().folder(tmp_path)

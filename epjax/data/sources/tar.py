@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import tarfile
+import warnings
 import weakref
 from array import array
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from epjax.data.source import (
     Example,
     canonical_order,
     digest,
+    first_few,
     is_class,
     make_dataset,
     recipe_of,
@@ -40,12 +42,16 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"
 
 
 class Index(NamedTuple):
-    """The images of one split: 20 bytes an image. `classes` are the split's own, sorted; labels count in them."""
+    """The images of one split: 20 bytes an image. `classes` are the split's own, sorted; labels count in them.
+
+    `empty` names the members of 0 bytes, which are no images.
+    """
 
     offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
     classes: np.ndarray
+    empty: np.ndarray
 
 
 class TarSource:
@@ -142,8 +148,12 @@ class _Builder:
     def __init__(self, split: str) -> None:
         self.split, self.classes = split, dict[bytes, int]()
         self.offsets, self.sizes, self.labels, self.digests = array("q"), array("q"), array("i"), bytearray()
+        self.empty: list[str] = []
 
     def add(self, folder: bytes, file: bytes, offset: int, size: int) -> None:
+        if not size:
+            self.empty.append(os.fsdecode(folder + b"/" + file))
+            return
         self.offsets.append(offset)
         self.sizes.append(size)
         self.labels.append(self.classes.setdefault(folder, len(self.classes)))
@@ -156,7 +166,7 @@ class _Builder:
         labels = translate[np.asarray(self.labels, np.int32)] if names else np.zeros(0, np.int32)
         order = canonical_order(self.digests, labels)
         columns = np.asarray(self.offsets, np.int64)[order], np.asarray(self.sizes, np.int64)[order], labels[order]
-        return Index(*columns, np.array(classes))
+        return Index(*columns, np.array(classes), np.array(self.empty, np.str_))
 
 
 def scan_class_folders(file: int, end: int) -> dict[str, Index]:
@@ -218,7 +228,7 @@ def _validation_classes() -> list[bytes]:
 def build_index(path: Path, layout: str, cache: bool = True) -> dict[str, Index]:
     """The indices of a tar, from the user's cache where it knows this very file, else by one pass over the headers."""
     status = path.stat()
-    key = f"1 {layout} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    key = f"2 {layout} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
     if cache:
         columns = kept.load(path.stem, key)
         with suppress(KeyError):
@@ -262,6 +272,7 @@ def open_tar(path: Path, cache: bool = True) -> Dataset:
         indices = build_index(path, "class_folders", cache)
     else:
         raise FileNotFoundError(f"the tar {path} does not exist")
+    _warn_of_empty(paths, indices)
     for split in ("train", "val"):
         if not len(indices[split].offsets):
             layout = "WNID.tar/*" if path.is_dir() and split == "train" else f"{split}/CLASS/*"
@@ -273,6 +284,15 @@ def open_tar(path: Path, cache: bool = True) -> Dataset:
     )
     recipe = recipe_of(classes)
     return make_dataset(recipe, train, val, classes, origin, path.stem if recipe == "imagenet" else recipe)
+
+
+def _warn_of_empty(paths: list[Path], indices: dict[str, Index]) -> None:
+    """One warning names the members without bytes that were left out."""
+    splits = ("train", "val")
+    names = [f"{path}:{name}" for path, split in zip(paths, splits, strict=True) for name in indices[split].empty]
+    if names:
+        count = f"{len(names)} file{'s' * (len(names) > 1)}"
+        warnings.warn(f"left out, for they have no bytes, {count}: {first_few(names)}", stacklevel=4)
 
 
 def open_unsplit(path: Path) -> Dataset:
