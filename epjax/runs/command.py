@@ -13,6 +13,7 @@ from epjax.runs.config import Config, describe, shared
 from epjax.runs.metrics import Line, skipped
 from epjax.runs.opening import opening
 from epjax.runs.plots import learning_curve
+from epjax.runs.precision import settled
 from epjax.runs.progress import plain_console
 from epjax.runs.stopping import (
     INTERRUPTED_EXIT_CODE,
@@ -30,12 +31,12 @@ from epjax.runs.workdir import own
 from epjax.training import processes
 
 
-def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
+def run(read: Callable[[], tuple[Config, Config, Callable[[Config], Task]]]) -> int:
     """Run an experiment and return its exit code.
 
-    `read` gives the configuration, the recipe it started from, and a function that opens the data and makes
-    the network. What a user can mend is one sentence on the standard error; set EPJAX_TRACEBACK=1 to see
-    where it was raised.
+    `read` gives the configuration, the recipe it started from, and a function that opens the data and makes the network
+    for a configuration whose precision is settled, which needs the devices. What a user can mend is one sentence on the
+    standard error; set EPJAX_TRACEBACK=1 to see where it was raised.
     """
     console = plain_console()
     try:
@@ -46,7 +47,8 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[], Task]]]) -> int:
             processes.start(start.coordinator, start.num_processes, start.process_id)
             console.quiet = processes.index() > 0
             with together():
-                _train(config, recipe, make_task, console)
+                config, recipe = settled(config, recipe)
+                _train(config, recipe, lambda: make_task(config), console)
     except Stopped as stop:
         console.print(str(stop))
         return STOPPED_EXIT_CODE

@@ -151,8 +151,9 @@ class Gradient:
     """Carry the prediction errors, or recompute them as differences of states."""
     phases: Phases = "together"
     """The two nudged phases in one call, or one after the other in less memory."""
-    precision: Precision = "float32"
-    """Precision of products; parameters and optimiser are float32 always."""
+    precision: Precision | Literal["auto"] = "auto"
+    """Precision of products; auto: float32 on CPU, tf32 on NVIDIA GPUs that have it, bfloat16 on TPU. Parameters and
+    optimiser are float32 always."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from epjax.network.precision import Precision
 from epjax.runs import command
 from epjax.runs.config import Config, Gradient, Optimiser, parse, pick
 from epjax.runs.images import DataOptions, Images
+from epjax.runs.precision import settled
 from epjax.runs.task import Task
 from epjax.systems import System
 
@@ -100,6 +101,7 @@ class Experiment:
 
     def make_network(self, config: Any, num_classes: int) -> Network | System:
         """The network, or another system, for so many classes; as it is built where the options say so."""
+        config, _ = settled(config, config)
         made: Network | System = config.network.make(num_classes, config.images, config.gradient.precision)
         return config.hardware.of(made)  # type: ignore[no-any-return]
 
@@ -119,9 +121,9 @@ class Experiment:
     def main(self, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         """The command: 0 done, 1 an error in one sentence, 2 unknown options, 75 stopped by a signal."""
 
-        def read() -> tuple[Config, Config, Callable[[], Task]]:
+        def read() -> tuple[Config, Config, Callable[[Config], Task]]:
             config = self.parse(argv, prog)
-            return config, self.choose(config), lambda: located.make_task(config)
+            return config, self.choose(config), located.make_task
 
         main = sys.modules["__main__"]
         located = self if getattr(main, "EXPERIMENT", None) is not self else self.at(Path(str(main.__file__)))

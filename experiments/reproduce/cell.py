@@ -159,7 +159,9 @@ def make_task(config: TrainingConfig, data: Path) -> Task:
     """Open the images, make the network for their classes."""
     images = config.images
     dataset = open_data(images.dataset, data, images.train_images, images.val_images)
-    network = config.network.make(len(dataset.classes), config.gradient.precision)
+    precision = config.gradient.precision
+    assert precision != "auto"  # a study's is the same on every machine
+    network = config.network.make(len(dataset.classes), precision)
     crop: Augmentation | None = "pad" if images.dataset == "tiny_imagenet_20" else None
     return Task("reproduce", config.network.kind, network, dataset, *dataset.transforms(images.image_size, crop))
 
@@ -189,6 +191,12 @@ def forward_seconds(network: Net, image_size: int, batch: int = 32) -> float:
     return statistics.median(times) / batch
 
 
+def in_float32(gradient: Gradient) -> Gradient:
+    """With the precision of a study, the same on every machine, in the place of `auto`."""
+    return replace(gradient, precision="float32") if gradient.precision == "auto" else gradient
+
+
 def training(place: Mapping[str, Any], seed: int = 0, eval_every: int = 1, **groups: Any) -> Training:
-    """A cell from its groups of options."""
+    """A cell from its groups of options; products in float32 where they say no other precision."""
+    groups["gradient"] = in_float32(groups.get("gradient", Gradient()))
     return Training(place, TrainingConfig(Run(Path(), seed=seed, eval_every=eval_every), **groups))

@@ -8,7 +8,7 @@ from typing import Any
 from epjax.runs.config import Gradient, Run, identity
 from epjax.runs.experiment import Experiment
 from epjax.runs.task import Task
-from experiments.reproduce.cell import Result, train
+from experiments.reproduce.cell import Result, in_float32, train
 from experiments.reproduce.data import open_data
 
 PACE = 1 / 2000
@@ -63,5 +63,5 @@ def command(
     asked = experiment.config(Run(Path(), recipe=recipe), **groups)
     usual = experiment.choose(asked)
     run = Run(Path(), recipe=recipe, seed=seed, max_steps=3 if quick else None, log_every=1 if quick else None)
-    config = replace(usual, run=run, gradient=change(usual.gradient))
+    config = replace(usual, run=run, gradient=in_float32(change(usual.gradient)))
     return Command(place, experiment, config, dataset, 64 if quick else None)
