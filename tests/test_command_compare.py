@@ -17,6 +17,8 @@ from epjax.runs.compare import main
 from epjax.runs.config import Run, flat
 from epjax.runs.metrics import MetricsLog, diagnosis_line
 from epjax.runs.records import read
+from epjax.runs.seeds import band, grouped, read_all
+from epjax.style import looks
 
 pytestmark = pytest.mark.fast
 
@@ -43,11 +45,61 @@ def test_two_runs(tmp_path, capsys):
     assert str(tmp_path) not in picture.with_suffix(".json").read_text()
     shown = capsys.readouterr().out
     assert "toys, 1,000 images, 224x224, width 1, batch 256, seed 0" in shown
+    assert "top-5" not in shown  # of ten classes half are among the first five by chance
     ep, bp = shown.splitlines()[-2:]
     assert ep.startswith("| EP centered, async mod_pgd")
-    assert "| 2 | 40.00% | 20.00% | 1.000 | 2:00 |" in ep
+    assert "| 0 | 2 | 40.00% | 1.000 | 2:00 |" in ep
     assert bp.startswith("| backpropagation")
     assert "44.00%" in bp
+
+
+def test_seeds_are_one_row_with_their_spread(tmp_path, capsys):
+    """The folder of several seeds stands for its runs; what differs in more than the seed stays apart."""
+    (tmp_path / "ep").mkdir()
+    for seed, error in enumerate((40.0, 42.0, 44.0)):
+        write(tmp_path / "ep" / f"seed-{seed}", error, seed=seed, workdir=f"there/{seed}", classes=100)
+    write(tmp_path / "wide", 30.0, width=2.0, classes=100)
+    picture = tmp_path / "compared.png"
+    assert main([str(tmp_path / "ep"), str(tmp_path / "wide"), "--out", str(picture)]) == 0
+    shown = capsys.readouterr().out
+    assert "seeds 0, 1, 2" in shown
+    narrow, wide = shown.splitlines()[-2:]
+    assert narrow.partition("|")[2].startswith(" EP centered, async mod_pgd")
+    assert "width 1 |" in narrow
+    assert "width 2 |" in wide
+    assert "| 0 to 2 | 2 | 42.00% ± 2.00 | 21.00% ± 1.00 | 1.000 ± 0.000 | 2:00 |" in narrow
+    assert "| 0 | 2 | 30.00% | 15.00% | 1.000 | 2:00 |" in wide
+    out = tmp_path / "report.html"
+    assert report.main([str(tmp_path / "ep"), str(tmp_path / "wide"), "--out", str(out)]) == 0
+    rows = {row[0].split("  ")[0].strip().split(" EP")[0]: row[1:] for row in Page(out.read_text()).rows}
+    assert rows["ep"][:6] == ["2", "42.00% ± 2.00", "–", "42.00% ± 2.00", "21.00% ± 1.00", "1.0000 ± 0.0000"]
+    assert rows["seed 1"][:4] == ["2 of 50", "42.00%", "2", "42.00%"]
+    assert rows["wide"][3] == "30.00%"
+    assert rows["width"] == ["1", "2"]
+    assert rows["seed"] == ["0 to 2", "0"]
+    assert "2 configurations, 4 runs" in out.read_text()
+
+
+def test_seeds_that_have_got_to_different_epochs_are_compared_where_all_have_been(tmp_path):
+    for seed, errors in enumerate(((90.0, 40.0), (80.0,))):
+        write(tmp_path / f"seed-{seed}", errors[-1], seed=seed)
+        lines = (tmp_path / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        kept = [json.loads(line) | {"val_top1_error": e} for line, e in zip(lines, errors, strict=False)]
+        (tmp_path / f"seed-{seed}" / "metrics.jsonl").write_text("".join(json.dumps(k) + "\n" for k in kept))
+    (group,) = grouped(read_all([tmp_path]))
+    assert [line["val_top1_error"] for line in group.last] == [90.0, 80.0]
+    assert group.told("val_top1_error", ".1f", "%") == "85.0% ± 7.1"
+    assert band(group.runs, "epoch", "val_top1_error") == [(1, 85.0, pytest.approx(50**0.5))]
+
+
+def test_the_look_of_algorithms():
+    """One colour and line for each, wherever it stands; several kinds of EP are told apart, as are unknown names."""
+    ep, bp = looks(["ep", "bp"])
+    assert looks(["bp", "ep"]) == [bp, ep]
+    assert (ep.line, bp.line) == ("-", "--")
+    several = looks(["ep", "ep", "bp", "bp", "mine", "other"])
+    assert len({(one.colour, one.line) for one in several}) == 6
+    assert all(one.line == "-" for one in several[:2])
 
 
 def test_a_folder_that_is_no_run(tmp_path, capsys):
@@ -104,7 +156,7 @@ def test_the_report_holds_every_run_and_needs_nothing_else(tmp_path, capsys):
     write(tmp_path / "ep", 40.0, data="<b>here</b>")
     write(tmp_path / "bp", 94.0, algorithm="bp")
     (tmp_path / "ep" / "machine.json").write_text('{"processor": "an abacus"}')
-    write(tmp_path / "young", 0.0, seed=1)
+    write(tmp_path / "young", 0.0, seed=1, width=0.5)
     first = {"step": 1, "epoch": 0.1, "cost": 2.0, "images_per_second": 50.0, "waiting": 0.25, "seconds": 6.0}
     (tmp_path / "young" / "metrics.jsonl").write_text(json.dumps(first) + '\n{"step": 2, "epo')
     out = tmp_path / "report.html"
@@ -112,16 +164,16 @@ def test_the_report_holds_every_run_and_needs_nothing_else(tmp_path, capsys):
     text = out.read_text()
     page = Page(text)
     rows = {row[0].split()[0]: row[1:] for row in page.rows if row[0].strip()}
-    assert rows["ep"][:7] == ["2 of 50", "40.00%", "2", "40.00%", "20.00%", "1.0000", "2:00"]
+    assert rows["ep"][:6] == ["2 of 50", "40.00%", "2", "40.00%", "1.0000", "2:00"]
     assert rows["bp"][:4] == ["2 of 50", "90.00%", "1", "94.00%"]
-    assert rows["young"] == ["0.1 of 50", *"–––––", "0:06", "50", "25%"]
+    assert rows["young"] == ["0.1 of 50", *"––––", "0:06", "50", "25%"]
     assert "Not evaluated yet: young." in text
     assert rows["algorithm"] == ["ep", "bp", "ep"]
     assert rows["seed"] == ["0", "0", "1"]
     assert rows["data"][0] == "<b>here</b>"
     assert rows["processor"] == ["an abacus", "–", "–"]
     assert rows["epochs"] == ["50"]
-    assert page.pictures == 7
+    assert page.pictures == 5
     assert all(reference.startswith("#") for reference in page.references)
     assert "url(http" not in text
     assert "@import" not in text

@@ -157,11 +157,22 @@ def test_errors_after_a_nudge(folder, whole_run, tmp_path, capsys):
     picture, (image, *_) = tmp_path / "errors.png", sorted((folder / "val").glob("*/*.JPEG"))
     predicted(whole_run, [image], capsys, "--nudge", CLASSES[3], "--out", str(picture))
     assert np.asarray(Image.open(picture).convert("RGB")).std() > 20
+    predicted(whole_run, [image], capsys, "--out", str(tmp_path / "default.png"))
+    assert (tmp_path / "default.png").exists()
     trained = load(whole_run)
     x, h_L = trained.normalise(trained.pixels(image)), trained.outputs(trained.pixels(image)[None])[0]
     *_, eps = predict.nudged_errors(trained.network, trained.config.gradient, trained.params, x, np.int32(3))
     beta = trained.config.gradient.beta
     np.testing.assert_allclose(eps, beta * (np.eye(10)[3] - jax.nn.softmax(h_L)), rtol=0.1, atol=0.1 * beta)
+
+
+@pytest.mark.fast
+def test_a_nudge_goes_by_default_where_it_moves_something():
+    """To the runner-up where the network is sure, else to the likeliest: logits and outputs near 0 and 1."""
+    for logits, expected in (([5.0, 1.0, 2.0], 2), ([1.0, 0.9, 0.8], 0), ([0.0, 9.0, 1.0], 2)):
+        assert predict.default_class(np.array(logits), cross_entropy=True) == expected
+    for outputs, expected in (([0.9, 0.1, 0.2], 2), ([0.4, 0.3, 0.2], 0), ([0.9, 0.8, 0.1], 0)):
+        assert predict.default_class(np.array(outputs), cross_entropy=False) == expected
 
 
 def test_what_cannot_be_predicted_is_one_sentence(folder, whole_run, tmp_path, capsys):
@@ -177,7 +188,8 @@ def test_what_cannot_be_predicted_is_one_sentence(folder, whole_run, tmp_path, c
         (whole_run, [str(tmp_path / "text.jpg")], "text.jpg cannot be decoded: its 8 bytes are no image"),
         (whole_run, [str(tmp_path / "none.jpg")], "none.jpg cannot be read: No such file"),
         (whole_run, [image, "--nudge", "N0000003", *picture], "got 'N0000003'; close ones are n00000003, "),
-        (whole_run, [image, "--nudge", CLASSES[0]], "--nudge CLASS and --out PNG go together"),
+        (whole_run, [image, "--nudge", CLASSES[0]], f"--nudge {CLASSES[0]} draws a picture: give --out PNG as well"),
+        (whole_run, [image, image, *picture], "draws the answer of one image, got 2 images"),
         (whole_run, [image, "--checkpoint", "5"], "checkpoint must be best, newest or one of the steps 4, 8, got '5'"),
         (tmp_path, [image], "is not the work directory of a run"),
         (old, [image], "give the run's own command again"),

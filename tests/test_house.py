@@ -13,7 +13,7 @@ from tests.pairs import ROOT
 pytestmark = pytest.mark.fast
 
 FLOORS = (
-    ("epjax.extras", "epjax.shapes"),
+    ("epjax.extras", "epjax.shapes", "epjax.style"),
     ("epjax.network", "epjax.cost"),
     ("epjax.models", "epjax.data", "epjax.perturbation", "epjax.scheme"),
     ("epjax.checks",),

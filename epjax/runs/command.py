@@ -5,16 +5,19 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
+from epjax.runs import seeds
 from epjax.runs.config import Config, describe, shared
 from epjax.runs.metrics import Line, skipped
 from epjax.runs.opening import opening
 from epjax.runs.plots import learning_curve
 from epjax.runs.precision import settled
 from epjax.runs.progress import plain_console
+from epjax.runs.records import read
 from epjax.runs.stopping import (
     INTERRUPTED_EXIT_CODE,
     MENDABLE,
@@ -47,8 +50,10 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[Config], Task]]]) -> 
             processes.start(start.coordinator, start.num_processes, start.process_id)
             console.quiet = processes.index() > 0
             with together():
-                config, recipe = settled(config, recipe)
-                _train(config, recipe, lambda: make_task(config), console)
+                if config.run.seeds is None:
+                    _train(config, recipe, make_task, console)
+                else:
+                    _train_seeds(config, recipe, make_task, console)
     except Stopped as stop:
         console.print(str(stop))
         return STOPPED_EXIT_CODE
@@ -63,8 +68,25 @@ def run(read: Callable[[], tuple[Config, Config, Callable[[Config], Task]]]) -> 
     return 0
 
 
-def _train(config: Config, recipe: Config, make_task: Callable[[], Task], console: Console) -> None:
-    task, directory = make_task(), config.run.workdir
+def _train_seeds(config: Config, recipe: Config, make_task: Callable[[Config], Task], console: Console) -> None:
+    asked, count = config.run, config.run.seeds
+    if count is None or count < 1:
+        raise ValueError(f"--seeds must be at least 1, got {count}")
+    if (asked.workdir / "config.json").is_file():
+        raise ValueError(f"--workdir {asked.workdir} holds one run: give --seeds another folder")
+    folders = [seeds.folder(asked.workdir, asked.seed + k) for k in range(count)]
+    for k, directory in enumerate(folders):
+        console.print(f"\nseed {asked.seed + k}, {k + 1} of {count}")
+        one = replace(asked, workdir=directory, seed=asked.seed + k, seeds=None)
+        _train(replace(config, run=one), recipe, make_task, console)
+    if processes.index() == 0:
+        (group,) = seeds.grouped([read(directory) for directory in folders])
+        console.print(seeds.table(group))
+
+
+def _train(config: Config, recipe: Config, make_task: Callable[[Config], Task], console: Console) -> None:
+    config, recipe = settled(config, recipe)
+    task, directory = make_task(config), config.run.workdir
     _check_alike(shared(config) | task.facts())
     title, how = f"{task.title} on {task.dataset.name}", method(config.gradient)
 

@@ -1,59 +1,98 @@
 """Runs side by side: one picture of their validation errors, their numbers as JSON, and a table in Markdown.
 
 epjax compare runs/ep runs/bp --out compared.png
+
+Runs that differ in their seed alone are one line with a band, and one row.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Annotated
 
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.markdown import markdown
-from epjax.runs.plots import GREY, INK, colours, curve, dress, literal
+from epjax.runs.plots import dress, literal, seeds
 from epjax.runs.progress import duration
-from epjax.runs.records import Run, read
+from epjax.runs.records import Run
+from epjax.runs.seeds import Group, grouped, read_all
+from epjax.runs.table import shows_top5
+from epjax.style import GREY, INK, looks
+
+TITLE = 90
+"""Letters of a picture's title, at most."""
 
 
-def evaluated(directory: Path) -> Run:
-    """The run in a work directory. Raises FileNotFoundError where it has no evaluation."""
-    run = read(directory)
-    if not run.evaluations:
-        raise FileNotFoundError(f"{directory} holds no evaluation (metrics.jsonl)")
-    return run
-
-
-def table(runs: Sequence[Run]) -> str:
-    """One row a run: errors after the last epoch, and the time that training took."""
-    rows = []
+def evaluated(directories: Sequence[Path]) -> list[Run]:
+    """The runs in work directories, those of all seeds. Raises FileNotFoundError where one has no evaluation."""
+    runs = read_all(directories)
     for run in runs:
-        last = run.evaluations[-1]
-        errors = (f"{last['val_top1_error']:.2f}%", f"{last['val_top5_error']:.2f}%", f"{last['val_cost']:.3f}")
-        rows.append((run.name, f"{last['epoch']:g}", *errors, duration(last["seconds"])))
-    return "\n".join(markdown(("", "epochs", "top-1 error", "top-5 error", "cost", "time"), rows, "lrrrrr"))
+        if not run.evaluations:
+            raise FileNotFoundError(f"{run.directory} holds no evaluation (metrics.jsonl)")
+    return runs
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Validation top-1 error over epochs, and over the minutes that it took."""
+def table(groups: Sequence[Group]) -> str:
+    """One row a configuration: errors after the last epoch that all its seeds have seen (mean and standard deviation),
+    and the median time of a run."""
+    five = shows_top5(groups[0].runs[0].config["classes"])
+    rows = []
+    for group in groups:
+        errors = [group.told("val_top1_error", ".2f", "%"), group.told("val_top5_error", ".2f", "%")]
+        time = median(run.evaluations[-1]["seconds"] for run in group.runs)
+        epoch = max(line["epoch"] for line in group.last)
+        numbers = [group.seeds, f"{epoch:g}", *errors[: 1 + five], group.told("val_cost", ".3f")]
+        rows.append((group.name, *numbers, duration(time)))
+    columns = ("", "seeds", "epochs", "top-1 error", *("top-5 error",) * five, "cost", "time")
+    return "\n".join(markdown(columns, rows, "l" + "r" * (len(columns) - 1)))
+
+
+def headline(groups: Sequence[Group]) -> str:
+    """What was found, in a line: the last error of each."""
+    kinds = [group.runs[0].config["algorithm"] for group in groups]
+    found = []
+    for kind, group in zip(kinds, groups, strict=True):
+        name = ALGORITHMS[kind].label if kinds.count(kind) == 1 else group.name
+        found.append(f"{name} {group.told('val_top1_error', '.1f', '%')}")
+    if len("; ".join(found)) > TITLE:
+        return f"{len(groups)} configurations, last top-1 error from " + " to ".join(_extremes(groups))
+    return "Last top-1 error: " + "; ".join(found)
+
+
+def _extremes(groups: Sequence[Group]) -> tuple[str, str]:
+    means = sorted(mean(line["val_top1_error"] for line in group.last) for group in groups)
+    return f"{means[0]:.1f}%", f"{means[-1]:.1f}%"
+
+
+def draw(groups: Sequence[Group], path: Path) -> None:
+    """Validation top-1 error and cost over epochs: a thin line a seed, their mean, a band of the standard deviation."""
     figure = Figure(figsize=(9.6, 4.4), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for axes, name, over in zip(
-        figure.subplots(1, 2, sharey=True), ("epoch", "minutes"), ("epoch", "seconds"), strict=True
-    ):
-        for run, colour in zip(runs, colours(len(runs)), strict=True):
-            curve(axes, run.evaluations, over, "val_top1_error", colour, label=run.name)
+    panels = {"val_top1_error": "validation top-1 error (%)", "val_cost": "validation cost"}
+    for axes, (quantity, words) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for group, look in zip(groups, looks([g.runs[0].config["algorithm"] for g in groups]), strict=True):
+            seeds(axes, group, "epoch", quantity, look, label=group.name)
         dress(axes)
-        axes.set_xlabel(name, color=INK)
-        axes.get_legend().remove()
-    figure.axes[0].set_ylabel("validation top-1 error (%)")
-    figure.suptitle(literal(runs[0].data), x=0.01, ha="left", color=GREY, fontsize=9)
+        axes.set_ylabel(words, color=INK)
+        if axes.get_legend():
+            axes.get_legend().remove()
+    figure.suptitle(literal(headline(groups)), x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
+    figure.axes[0].set_title(literal(_data(groups)), loc="left", color=GREY, fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8, labelcolor=INK)
     figure.savefig(path)
+
+
+def _data(groups: Sequence[Group]) -> str:
+    seeds = sorted({run.config["seed"] for group in groups for run in group.runs})
+    alone = groups[0].runs[0].data.rpartition(", seed")[0]
+    return f"{alone}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def store(runs: Sequence[Run], path: Path) -> None:
@@ -75,15 +114,16 @@ def compare(
     """Draw runs in one picture, write their numbers beside it as JSON, and print their table.
 
     Args:
-        workdirs: Work directories of finished runs.
+        workdirs: Work directories of finished runs; one made by --seeds stands for the runs in it.
         out: Where the picture goes.
     """
     if not workdirs:
         raise ValueError("workdirs must name at least one work directory, got none")
-    runs = [evaluated(directory) for directory in workdirs]
-    draw(runs, out)
+    runs = evaluated(workdirs)
+    groups = grouped(runs)
+    draw(groups, out)
     store(runs, out.with_suffix(".json"))
-    print(f"{runs[0].data}\n\n{table(runs)}")
+    print(f"{_data(groups)}\n\n{table(groups)}")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax compare") -> int:

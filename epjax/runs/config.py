@@ -68,6 +68,8 @@ class Run:
     """Named set of defaults; auto picks one by the data."""
     seed: int = 0
     """Initial weights, order of the data, augmentation and random signs follow from it."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
+    """Runs, one after the other, of SEED, SEED + 1, ..., in DIR/seed-0, ...; then their mean and spread. None: one."""
     max_steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = option(None, numbers=False)
     """Stop after this many steps in all, wherever the learning rate is then."""
     log_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

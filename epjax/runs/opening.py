@@ -14,7 +14,7 @@ from epjax.runs.table import method
 from epjax.runs.task import Task
 from epjax.training.optimiser import SCHEDULES
 
-PLACES = ("workdir", "recipe", "data", "show_config", "log_to")
+PLACES = ("workdir", "recipe", "data", "show_config", "log_to", "seeds")
 """Options that are said elsewhere."""
 HANGING: dict[str, Any] = {"subsequent_indent": " " * 9, "break_long_words": False, "break_on_hyphens": False}
 """No word is broken, and a line that goes on is told from a new one."""

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from epjax.runs.metrics import Line, evaluations, training
+from epjax.runs.seeds import Group, band
+from epjax.style import GREY, INK, Look, frame
 
-COLOURS = ("#d1495b", "#30638e", "#edae49", "#3c887e", "#8d5b9e", "#6b7a88")
-INK, GREY, TRAIN, VAL, VAL5 = "#22303c", "#6b7a88", "#9db4c8", "#d1495b", "#edae49"
+TRAIN, VAL, VAL5 = "#9db4c8", "#d1495b", "#edae49"
 
 
 def learning_curve(lines: Sequence[Line], path: Path, title: str, subtitle: str = "") -> None:
@@ -53,12 +55,20 @@ def curve(axes: Axes, lines: Sequence[Line], x: str, y: str, colour: str, **how:
     points = [(line[x] / minutes, line[y]) for line in lines if line.get(y) is not None]
     if points:
         look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if y.startswith("val_") else {"linewidth": 1.2}
-        axes.plot(*zip(*points, strict=True), color=colour, **look, **how)
+        axes.plot(*zip(*points, strict=True), **{"color": colour} | look | how)
 
 
-def colours(count: int) -> tuple[str, ...]:
-    """A colour for each of `count` runs."""
-    return (COLOURS * -(-count // len(COLOURS)))[:count]
+def seeds(axes: Axes, group: Group, x: str, y: str, look: Look, **how: Any) -> None:
+    """One quantity of a configuration: a run's curve; of several a thin one each, their mean, and its spread."""
+    if len(group.runs) == 1:
+        curve(axes, group.runs[0].lines, x, y, look.colour, linestyle=look.line, **how)
+        return
+    for run in group.runs:
+        curve(axes, run.lines, x, y, look.colour, linestyle=look.line, alpha=0.35, marker="", linewidth=0.8)
+    if points := band(group.runs, x, y):
+        at, centre, spread = (np.array(column) for column in zip(*points, strict=True))
+        axes.plot(at, centre, color=look.colour, linestyle=look.line, linewidth=1.8, **how)
+        axes.fill_between(at, centre - spread, centre + spread, color=look.colour, alpha=0.15, linewidth=0)
 
 
 def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
@@ -80,15 +90,8 @@ def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
 
 
 def dress(axes: Axes) -> None:
-    """The look that all pictures share: epochs below, light grid, no frame."""
-    axes.set_xlabel("epoch", color=INK)
+    """The look that all pictures share, with epochs below."""
+    frame(axes, x="epoch")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=axes.get_xlim()[1] >= 2))
-    axes.grid(True, color="#e6ebf0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
-    axes.tick_params(colors=INK, labelsize=8)
     axes.yaxis.label.set_color(INK)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -1,6 +1,7 @@
 """What a trained network sees in images, and how its prediction errors answer a nudge.
 
 epjax predict --workdir runs/vgg10 cat.jpg dog.jpg
+epjax predict --workdir runs/vgg10 cat.jpg --out errors.png                 # nudged toward the runner-up
 epjax predict --workdir runs/vgg10 cat.jpg --nudge dog --out errors.png
 """
 
@@ -27,11 +28,14 @@ from epjax.network import Params, States
 from epjax.perturbation import Nudge
 from epjax.runs.command import sentence
 from epjax.runs.config import Gradient
-from epjax.runs.plots import GREY, INK, VAL, literal
+from epjax.runs.plots import VAL, literal
 from epjax.runs.progress import plain_console
 from epjax.runs.task import equilibration, free_method
 from epjax.runs.trained import Trained, load
+from epjax.style import GREY, INK
 from epjax.systems import System, as_system
+
+SURE = 0.5
 
 
 def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: int = 5) -> Table:
@@ -89,6 +93,18 @@ def nudged_errors(network: Network | System, options: Gradient, params: Params, 
     return tuple(h - s for h, s in zip(found.h, at_rest.states, strict=True))
 
 
+def default_class(outputs: np.ndarray, cross_entropy: bool) -> int:
+    """The class that a nudge goes to where none is asked for: the runner-up where the network is sure, else the first.
+
+    It is sure where the first has half of the probability, or leads by half of the target's height of 1: a nudge to
+    where the output already is would move nothing. `outputs` [classes] are logits after cross-entropy.
+    """
+    values = np.asarray(jax.nn.softmax(outputs)) if cross_entropy else outputs
+    first, *others = np.argsort(-values, kind="stable")
+    sure = values[first] - (0 if cross_entropy or not others else values[others[0]]) >= SURE
+    return int(others[0] if others and sure else first)
+
+
 def draw(pixels: np.ndarray, errors: Sequence[np.ndarray], title: str, path: Path) -> None:
     """The image, || eps_k || of every layer, and | eps_k | over the image, its root sum of squares over channels."""
     maps = [(k, eps) for k, eps in enumerate(errors, start=1) if eps.ndim == 3 and eps.shape[0] > 1]
@@ -122,27 +138,32 @@ def predict(
     nudge: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
 ) -> None:
-    """Name the five likeliest classes of images; with --nudge draw how the prediction errors of one answer a nudge.
+    """Name the five likeliest classes of images; with --out draw how the prediction errors of one answer a nudge.
 
     Args:
         images: Image files.
         workdir: Work directory of a run; its training data are not needed.
         checkpoint: best (lowest validation top-1 error), newest, or a step.
-        nudge: Draw the errors that a nudge toward this class leaves, with the run's beta and equilibration.
+        nudge: Draw the errors that a nudge toward this class leaves, with the run's beta and equilibration. Default:
+            the runner-up where the network is sure, else the likeliest.
         out: Where that picture goes.
     """
     if not images:
         raise ValueError("images must name at least one image file, got none")
-    if (nudge is None) != (out is None) or (nudge is not None and len(images) > 1):
-        raise ValueError("--nudge CLASS and --out PNG go together, with a single image")
+    if nudge is not None and out is None:
+        raise ValueError(f"--nudge {nudge} draws a picture: give --out PNG as well")
+    if out is not None and len(images) > 1:
+        raise ValueError(f"--out {out} draws the answer of one image, got {len(images)} images")
     trained = load(workdir, checkpoint)
     label = None if nudge is None else find_class(nudge, trained.classes, trained.words)
     pixels = np.stack([trained.pixels(path) for path in images])
     outputs = np.concatenate([jax.device_get(trained.outputs(one[None])) for one in pixels])
     plain_console().print(table(trained, [path.name for path in images], outputs), soft_wrap=True)
-    if label is None or out is None:
+    if out is None:
         return
     options = trained.config.gradient
+    if label is None:
+        label = default_class(outputs[0], options.cost == "cross_entropy")
     x = trained.normalise(jax.device_put(pixels[0]))
     errors = nudged_errors(trained.network, options, trained.params, x, jnp.asarray(label))
     seen, toward = trained.names[int(outputs[0].argmax())], trained.names[label]

@@ -2,13 +2,14 @@
 
     epjax report runs/ep runs/bp --out report.html
 
-Runs that go on, and runs without an evaluation yet, are shown as far as they have got.
+Runs that go on, and runs without an evaluation yet, are shown as far as they have got; runs that differ in their seed
+alone stand together, with their mean and spread.
 """
 
 import io
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -23,9 +24,12 @@ from epjax.data.source import first_few
 from epjax.data.sources.words import readable
 from epjax.runs.command import sentence
 from epjax.runs.metrics import Line
-from epjax.runs.plots import colours, curve, dress
+from epjax.runs.plots import dress, seeds
 from epjax.runs.progress import duration
-from epjax.runs.records import Run, differences, read
+from epjax.runs.records import Run, differences
+from epjax.runs.seeds import FOLDER, Group, grouped, read_all, spread
+from epjax.runs.table import shows_top5
+from epjax.style import Look, looks
 
 HERE = Path(__file__)
 NONE = "–"
@@ -33,17 +37,15 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: a quantity of every run, from its evaluations (`val_...`) or its training lines."""
+    """One picture: a quantity of every run over its epochs, from evaluations (`val_...`) or training lines."""
 
     title: str
     quantity: str
-    over: str = "epoch"
     top: float | None = None
 
 
 PANELS = (
     Panel("Validation top-1 error (%)", "val_top1_error"),
-    Panel("Validation top-1 error (%) over minutes", "val_top1_error", over="seconds"),
     Panel("Validation top-5 error (%)", "val_top5_error"),
     Panel("Validation cost", "val_cost"),
     Panel("Training top-1 error (%)", "top1_error"),
@@ -78,31 +80,63 @@ class Table:
 
 def page(runs: Sequence[Run]) -> str:
     """The whole page."""
-    names = labels(runs)
+    names, groups = labels(runs), grouped(runs)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         HERE.with_suffix(".html").read_text()
     )
     return template.render(
-        title=f"{len(runs)} runs" if len(runs) > 1 else names[0],
+        title=title(groups),
         style=HERE.with_suffix(".css").read_text(),
-        data="; ".join(dict.fromkeys(run.data for run in runs)),
+        data="; ".join(dict.fromkeys(data(group) for group in groups)),
         classes="; ".join(dict.fromkeys(filter(None, map(classes, runs)))),
-        several=len(runs) > 1,
-        results=results(runs, names),
+        several=len(groups) > 1,
+        results=results(groups),
+        spread=any(len(group.runs) > 1 for group in groups),
         silent=", ".join(name for run, name in zip(runs, names, strict=True) if not run.evaluations),
         gradients=gradients(runs, names),
         advice=[f"{n}: {r.diagnoses[-1]['advice']}" for r, n in zip(runs, names, strict=True) if r.diagnoses],
-        unlike=unlike(runs, names),
-        pictures=pictures(runs),
+        unlike=unlike(groups),
+        pictures=pictures(groups),
         machines=machines(runs, names),
         alike=alike(runs),
     )
 
 
+def data(group: Group) -> str:
+    """The data of a configuration and the size at which it was run, with its seeds where there are several."""
+    first = group.runs[0].data
+    return first if len(group.runs) == 1 else f"{first.rpartition(', seed')[0]}, seeds {group.seeds}"
+
+
+def title(groups: Sequence[Group]) -> str:
+    """What is on the page, in a few words."""
+    runs = [run for group in groups for run in group.runs]
+    if len(runs) == 1:
+        return labels(runs)[0]
+    if len(groups) == len(runs):
+        return f"{len(runs)} runs"
+    return f"{len(groups)} configuration{'s' * (len(groups) > 1)}, {len(runs)} runs"
+
+
 def labels(runs: Sequence[Run]) -> list[str]:
-    """The folders' own names, or their paths where two have the same name."""
-    names = [run.directory.resolve().name for run in runs]
+    """The folders' own names, with the one above for a seed's; or their paths where two have the same name."""
+    names = [label(run.directory) for run in runs]
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
+
+
+def label(directory: Path) -> str:
+    """The folder's name; of a seed's folder the name of the one that holds it too."""
+    place = directory.resolve()
+    return f"{place.parent.name} {place.name}" if place.name.startswith(FOLDER.format("")) else place.name
+
+
+def heading(group: Group) -> str:
+    """What a configuration is called: the folder of its run, that of its seeds, or its method."""
+    if len(group.runs) == 1:
+        return label(group.runs[0].directory)
+    above = {run.directory.resolve().parent.name for run in group.runs}
+    told = all(run.directory.name.startswith(FOLDER.format("")) for run in group.runs)
+    return above.pop() if told and len(above) == 1 else group.name
 
 
 def classes(run: Run) -> str:
@@ -111,8 +145,8 @@ def classes(run: Run) -> str:
     return f"{len(run.classes):,} classes: {first_few(names)}" if names else ""
 
 
-def results(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """One row a run: how far it is, its best and last errors, its speed."""
+def results(groups: Sequence[Group]) -> Table:
+    """One row a run: how far it is, its best and last errors, its speed. Seeds stand below their mean and spread."""
     columns: dict[str, Callable[[Run], str]] = {
         "epoch": _progress,
         "best top-1 error": lambda run: _number(run.best, "val_top1_error", ".2f", "%"),
@@ -124,11 +158,35 @@ def results(runs: Sequence[Run], names: Sequence[str]) -> Table:
         "images/s": lambda run: _median(run.training, "images_per_second", ".4g"),
         "waiting": lambda run: _median(run.training, "waiting", ".0%"),
     }
-    rows = [
-        Row(name, [show(run) for show in columns.values()], colour, run.name, bold=True)
-        for run, name, colour in zip(runs, names, colours(len(runs)), strict=True)
-    ]
-    return Table(tuple(columns), rows)
+    rows = []
+    for group, look in zip(groups, _looks(groups), strict=True):
+        alone = len(group.runs) == 1
+        if not alone:
+            rows.append(Row(heading(group), _spreads(group), look.colour, group.name, bold=True))
+        for run in group.runs:
+            name, small = (heading(group), group.name) if alone else (f"seed {run.config['seed']}", "")
+            cells = [show(run) for show in columns.values()]
+            rows.append(Row(name, cells, look.colour if alone else "", small, bold=alone))
+    hidden = set() if any(_shows_top5(run) for group in groups for run in group.runs) else {"last top-5 error"}
+    kept = [name not in hidden for name in columns]
+    rows = [replace(row, cells=[cell for cell, keep in zip(row.cells, kept, strict=True) if keep]) for row in rows]
+    return Table([name for name in columns if name not in hidden], rows)
+
+
+def _spreads(group: Group) -> list[str]:
+    """The cells of a configuration's seeds: mean and standard deviation where that says something."""
+    best = spread([run.best["val_top1_error"] for run in group.evaluated if run.best], ".2f", "%")
+    last = [group.told("val_top1_error", ".2f", "%"), group.told("val_top5_error", ".2f", "%")]
+    epoch = f"{max((line['epoch'] for line in group.last), default=0):g}"
+    return [epoch, best, NONE, *last, group.told("val_cost", ".4f"), NONE, NONE, NONE]
+
+
+def _shows_top5(run: Run) -> bool:
+    return shows_top5(run.config["classes"])
+
+
+def _looks(groups: Sequence[Group]) -> list[Look]:
+    return looks([group.runs[0].config["algorithm"] for group in groups])
 
 
 def gradients(runs: Sequence[Run], names: Sequence[str]) -> Table:
@@ -145,18 +203,20 @@ def gradients(runs: Sequence[Run], names: Sequence[str]) -> Table:
         "not good": lambda run: f"{sum(d['verdict'] != 'good' for d in run.diagnoses)} of {len(run.diagnoses)}",
     }
     rows = [
-        Row(name, [show(run) for show in columns.values()], colour, bold=True)
-        for run, name, colour in zip(runs, names, colours(len(runs)), strict=True)
+        Row(name, [show(run) for show in columns.values()], bold=True)
+        for run, name in zip(runs, names, strict=True)
         if run.diagnoses
     ]
     return Table(tuple(columns), rows)
 
 
-def unlike(runs: Sequence[Run], names: Sequence[str]) -> Table:
-    """The options in which the runs differ."""
-    found = {name: values for name, values in differences(runs).items() if name != "workdir"}
-    rows = [Row(name, [_value(value) for value in values]) for name, values in found.items()]
-    return Table(names, rows, colours(len(runs)))
+def unlike(groups: Sequence[Group]) -> Table:
+    """The options in which the configurations differ, and their seeds."""
+    found = differences([group.runs[0] for group in groups])
+    rows = [Row(name, list(map(_value, values))) for name, values in found.items() if name not in ("workdir", "seed")]
+    if len({group.seeds for group in groups}) > 1:
+        rows.append(Row("seed", [group.seeds for group in groups]))
+    return Table([heading(group) for group in groups], rows, [look.colour for look in _looks(groups)])
 
 
 def alike(runs: Sequence[Run]) -> Table:
@@ -169,28 +229,30 @@ def machines(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """What each run was measured on, where that is known."""
     facts = dict.fromkeys(fact for run in runs for fact in run.machine)
     rows = [Row(fact, [run.machine.get(fact, NONE) for run in runs]) for fact in facts]
-    return Table(names, rows, colours(len(runs)))
+    return Table(names, rows)
 
 
-def pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Title and SVG of every panel for which some run has numbers."""
-    return [
-        (panel.title, draw(panel, runs))
-        for panel in PANELS
-        if any(line.get(panel.quantity) is not None for run in runs for line in run.lines)
-    ]
+def pictures(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Title and SVG of every panel for which some run has numbers; all of them over the same epochs."""
+    lines = [line for group in groups for run in group.runs for line in run.lines]
+    until = max((line["epoch"] for line in lines), default=1.0)
+    five = any(_shows_top5(run) for group in groups for run in group.runs)
+    known = [panel for panel in PANELS if five or panel.quantity != "val_top5_error"]
+    shown = [panel for panel in known if any(line.get(panel.quantity) is not None for line in lines)]
+    return [(panel.title, draw(panel, groups, until)) for panel in shown]
 
 
-def draw(panel: Panel, runs: Sequence[Run]) -> str:
-    """One panel as an SVG element."""
+def draw(panel: Panel, groups: Sequence[Group], until: float) -> str:
+    """One panel as an SVG element, up to the epoch `until`."""
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": panel.title}):
-        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained", facecolor="none")
         canvas, axes = FigureCanvasSVG(figure), figure.subplots()
-        for run, colour in zip(runs, colours(len(runs)), strict=True):
-            curve(axes, run.lines, panel.over, panel.quantity, colour)
+        axes.set_facecolor("none")
+        for group, look in zip(groups, _looks(groups), strict=True):
+            seeds(axes, group, "epoch", panel.quantity, look)
         dress(axes)
+        axes.set_xlim(0, 1.02 * until)
         axes.set_ylim(0, panel.top)
-        axes.set_xlabel({"seconds": "minutes"}.get(panel.over, panel.over))
         file = io.StringIO()
         canvas.print_svg(file, metadata={"Date": None})
     svg = file.getvalue()
@@ -225,16 +287,17 @@ def report(
     """Show runs side by side on one HTML page.
 
     Args:
-        workdirs: Work directories of runs, finished or not.
+        workdirs: Work directories of runs, finished or not; one made by --seeds stands for the runs in it.
         out: Where the page goes.
     """
     if not workdirs:
         raise ValueError("workdirs must name at least one work directory, got none")
-    text = page([read(directory) for directory in workdirs])
+    runs = read_all(workdirs)
+    text = page(runs)
     partial = out.with_name(out.name + ".partial")
     partial.write_text(text)
     partial.replace(out)
-    print(f"{len(workdirs)} runs in {out}" if len(workdirs) > 1 else f"{workdirs[0]} in {out}")
+    print(f"{len(runs)} runs in {out}" if len(runs) > 1 else f"{workdirs[0]} in {out}")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax report") -> int:

@@ -11,7 +11,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from epjax.runs.plots import GREY, INK, dress
+from epjax.runs.plots import dress
+from epjax.style import GREY, INK
 from experiments.reproduce.draw import canvas, save
 from experiments.reproduce.figure import errors
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from epjax.runs.plots import GREY, INK, colours, curve, dress
+from epjax.runs.plots import curve, dress
+from epjax.style import GREY, INK, colours
 from experiments.reproduce.cell import Result
 from experiments.reproduce.figure import error, errors, mean_spread, pick, written
 

@@ -19,7 +19,8 @@ import epjax
 from epjax.data import Dataset, train_batches
 from epjax.network import Network, Params
 from epjax.network.activation import Update
-from epjax.runs.plots import colours, dress
+from epjax.runs.plots import dress
+from epjax.style import colours
 from epjax.training.optimiser import sgd
 from epjax.training.step import Normalise, initial_state, train_step
 from experiments.reproduce.cell import Cell, Net, Result, forward_seconds

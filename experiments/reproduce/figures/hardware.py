@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from epjax.runs.plots import GREY, INK, colours, dress
+from epjax.runs.plots import dress
+from epjax.style import GREY, INK, colours
 from experiments.reproduce.built import SYSTEMS, Built, Fault, Setting, Way
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, label, save

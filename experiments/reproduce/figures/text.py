@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from epjax.runs.plots import colours, dress
+from epjax.runs.plots import dress
+from epjax.style import colours
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, label, save
 from experiments.reproduce.figure import Finding, judged, mean_spread, pick
