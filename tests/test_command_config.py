@@ -12,6 +12,7 @@ import pytest
 
 from epjax.runs import help
 from epjax.runs.config import Run, describe, flat, identity, store
+from epjax.runs.experiment import find, names
 from experiments import imagenet_resnet50, imagenet_vgg10, resistive, resnet18, vgg5
 
 pytestmark = pytest.mark.fast
@@ -34,6 +35,18 @@ def read(*argv, module=imagenet_vgg10):
 
 def fields(module):
     return flat(module.EXPERIMENT.config(Run(Path()))).keys()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_has_a_quick_recipe(name):
+    """Narrow, and ended after a thousand steps whatever the size of the data; an option that is given wins."""
+    experiment = find(name)
+    quick = experiment.parse(["--workdir", "w", "--recipe", "quick"])
+    assert quick.run.max_steps == 1000
+    assert quick.optimiser.batch_size <= 64
+    assert getattr(quick.network, "width", 0) <= 0.25
+    assert experiment.parse(["--workdir", "w", "--recipe", "quick", "--max-steps", "7"]).run.max_steps == 7
+    assert experiment.parse(["--workdir", "w"]).run.max_steps is None
 
 
 def test_the_paper_s_recipe():
@@ -128,7 +141,7 @@ def test_resnet50_gets_the_field_s_recipe():
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="recipe must be one of auto, sweep, paper, demo, got 'best'"):
+    with pytest.raises(ValueError, match="recipe must be one of auto, sweep, paper, demo, quick, got 'best'"):
         read("--recipe", "best")
 
 

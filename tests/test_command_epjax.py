@@ -4,6 +4,7 @@ Catches a command or an experiment that cannot be reached by name, a typing erro
 of a user's that cannot be trained, continued, read or diagnosed as ours can, a file that the wheel lacks.
 """
 
+import importlib
 import json
 import os
 import re
@@ -104,6 +105,18 @@ def test_every_command_explains_itself(command, capsys):
         cli.main([command, "--help"])
     assert ended.value.code == 0
     assert f"usage: epjax {command} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_site_s_page_of_commands_holds_them_all(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    text = importlib.import_module("commands").page()
+    told = {line.removeprefix("$ epjax ") for line in text.splitlines() if line.startswith("$ epjax")}
+    assert {f"train {name} --help" for name in names()} <= told
+    assert {f"{name} --help" for name in cli.MODULES} <= told
+    assert all(f"--{option}" in text for option in ("beta", "learning-rate", "seeds", "precision", "nudge", "width"))
+    assert "Traceback" not in text
+    assert str(ROOT) not in text
 
 
 def test_names_complete_in_bash(capsys):

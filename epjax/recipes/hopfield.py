@@ -52,5 +52,6 @@ EXPERIMENT = Experiment(
         "demo": Recipe(GRADIENT, OPTIMISER),
         "fashion_mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.4), Network(hidden=(512,))),
+        "quick": Recipe(GRADIENT, OPTIMISER).quick(),
     },
 )

@@ -86,5 +86,5 @@ EXPERIMENT = Experiment(
     about=ABOUT,
     network=Network(),
     images=Images(),
-    recipes={"standard": STANDARD, "demo": DEMO},
+    recipes={"standard": STANDARD, "demo": DEMO, "quick": DEMO.quick()},
 )

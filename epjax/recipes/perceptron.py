@@ -55,5 +55,6 @@ EXPERIMENT = Experiment(
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.3), Network(hidden=(512,))),
+        "quick": Recipe(GRADIENT, OPTIMISER).quick(),
     },
 )

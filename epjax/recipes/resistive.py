@@ -51,5 +51,6 @@ EXPERIMENT = Experiment(
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=5), Network(hidden=(512,))),
+        "quick": Recipe(GRADIENT, OPTIMISER).quick(),
     },
 )

@@ -8,7 +8,7 @@ The network is that of He et al., arXiv:1512.03385, with a 3x3 stem for small im
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import epjax
@@ -40,7 +40,10 @@ class Network:
 
 
 def recipes(asked: Any) -> Mapping[str, Recipe]:
-    """Batch 128, rate 0.1 with a cosine at every step over 200 epochs, weight decay 5e-4 on every parameter."""
+    """Batch 128, rate 0.1 with a cosine at every step over 200 epochs, weight decay 5e-4 on every parameter.
+
+    And a quick one: a narrow network, one epoch at most.
+    """
     standard = Recipe(
         Gradient(traversal="sweep", beta=0.001),
         Optimiser(
@@ -54,7 +57,12 @@ def recipes(asked: Any) -> Mapping[str, Recipe]:
         ),
         images=SmallImages(dataset=asked.images.dataset),
     )
-    return {"standard": standard}
+    quick = replace(
+        standard,
+        optimiser=replace(standard.optimiser, epochs=1, batch_size=32, learning_rate=0.02, weight_decay=1e-4),
+        network=Network(width=1 / 16),
+    )
+    return {"standard": standard, "quick": quick.quick()}
 
 
 EXPERIMENT = Experiment(name="resnet18", about=ABOUT, network=Network(), images=SmallImages(), recipes=recipes)

@@ -8,7 +8,7 @@ ASKED, ALL = ("-h", "--help"), "--help-all"
 FIRST = {
     "workdir": ("DIR", "what it writes; the same command goes on there"),
     "data": ("DATA", "auto, demo, a folder, tar:, idx:, cifar:, tfds:"),
-    "recipe": ("NAME", "a named set of options"),
+    "recipe": ("NAME", "a named set of options; quick: done in minutes"),
     "algorithm": ("NAME", "ep, or what it is compared with: bp, exact, il, ..."),
     "epochs": ("INT", "length of the run"),
 }

@@ -1,7 +1,7 @@
 """What a trained network sees in images, and how its prediction errors answer a nudge.
 
 epjax predict --workdir runs/vgg10 cat.jpg dog.jpg
-epjax predict --workdir runs/vgg10 cat.jpg --out errors.png                 # nudged toward the runner-up
+epjax predict --workdir runs/vgg10 cat.jpg --out errors.png
 epjax predict --workdir runs/vgg10 cat.jpg --nudge dog --out errors.png
 """
 
