@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import epjax
-from benchmarks.draw import BLUE, GOLD, GREY, INK, RED, dress, figure, save
+from benchmarks.draw import GOLD, GREEN, GREY, INK, RED, dress, figure, save
 from benchmarks.measure import Program, Times, compile_program, paired_times, shapes, total_flops
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
@@ -183,20 +183,34 @@ def tables(rows: list[Row]) -> list[Table]:
     ]
 
 
+def in_words(name: str) -> str:
+    """sweep1/centered/shared signals as a reader says it."""
+    traversal, *rest = name.split("/")
+    kind, count = traversal.rstrip("0123456789"), traversal.lstrip("abcdefghijklmnopqrstuvwxyz")
+    passes = {"sweep": "one sweep" if count == "1" else f"{count} sweeps", "async": f"{count} even/odd iterations"}
+    return ", ".join([passes.get(kind, traversal), *rest])
+
+
 def draw(rows: list[Row], path: Path) -> None:
-    """Bars of FLOPs, seconds and memory for the first network's methods."""
+    """Bars of FLOPs, seconds and memory for the first network's methods that were timed."""
     first = rows[0]
     rows = find(rows, network=first["network"], batch_size=first["batch_size"], precision="float32")
+    flops = {row["name"]: row["flops_over_backprop"] for row in rows}
+    sweeps = [value for name, value in flops.items() if name.startswith("sweep1/")]
+    title = f"An EP gradient by one sweep takes {min(sweeps):.2f} to {max(sweeps):.2f} of backpropagation's FLOPs"
+    if published := flops.get("async10/centered/all layers"):
+        title += f", as published {published:.1f}"
+    rows = [row for row in rows if row["seconds_over_backprop"] is not None] or rows
     rows.sort(key=lambda row: row["flops_over_backprop"])
     what = f"{first['network']}, {first['image_size']}x{first['image_size']}, batch {first['batch_size']}, float32"
     fig, axes = figure(
-        "What an EP gradient costs, in units of backpropagation",
+        title,
         f"{what}; seconds: median of {first['repeats']} pairs",
         size=(9.6, 1.6 + 0.55 * len(rows)),
     )
     ax = axes[0, 0]
-    names = [row["name"] for row in rows]
-    for i, (quantity, colour) in enumerate((("flops", BLUE), ("seconds", RED), ("memory", GOLD))):
+    names = [in_words(row["name"]) for row in rows]
+    for i, (quantity, colour) in enumerate((("flops", RED), ("seconds", GOLD), ("memory", GREEN))):
         values = [row[f"{quantity}_over_backprop"] for row in rows]
         label = {"flops": "FLOPs", "seconds": "seconds", "memory": "peak memory"}[quantity]
         places = [k + 0.27 * (i - 1) for k in range(len(rows))]

@@ -9,10 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.rows import text
+from epjax import style
+from epjax.style import GOLD, GREEN, GREY, INK, VIOLET
 
-INK, GREY, PALE = "#22303c", "#6b7a88", "#e6ebf0"
-RED, BLUE, GOLD, GREEN, VIOLET = "#d1495b", "#2f6690", "#edae49", "#4f9d69", "#7b6aa8"
-COLOURS = (BLUE, RED, GOLD, GREEN, VIOLET, GREY)
+RED, BLUE = style.EP, style.BACKPROPAGATION
+COLOURS = (RED, BLUE, GOLD, GREEN, VIOLET, GREY)
 
 
 def figure(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tuple[float, float] = (9.6, 4.4)) -> Any:
@@ -27,17 +28,10 @@ def figure(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tu
 
 def dress(axes: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
     """Labels, a faint grid, no box, a legend without a frame."""
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
-    axes.set_xlabel(x, color=INK, fontsize=9)
-    axes.set_ylabel(y, color=INK, fontsize=9)
-    axes.grid(True, which="major", color=PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
+    style.frame(axes, title, x, y)
     axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
-    axes.tick_params(colors=INK, labelsize=8)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=7.5, labelcolor=INK)
+    if not legend and (shown := axes.get_legend()):
+        shown.remove()
 
 
 def ticks(axes: Axes, values: Iterable[float], labels: Sequence[str] | None = None) -> None:

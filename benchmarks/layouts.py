@@ -134,7 +134,7 @@ def tables(rows: list[Row]) -> list[Table]:
 def draw(rows: list[Row], path: Path) -> None:
     """Left: images a second by layout. Right: seconds of the first start and the next."""
     subtitle = f"JPEGs of about 500x375 to {SIZE}x{SIZE}, random-resized crop and flip, batches of {BATCH}"
-    figure, axes = look.figure("Image folders as they lie", subtitle, (1, 2))
+    figure, axes = look.figure("Image folders are read equally fast in whichever layout they lie", subtitle, (1, 2))
     seconds = [row for row in rows if row["unit"] == "s"]
     _bars(axes[0, 0], find(rows, measure=RATE), "source", "one core", RATE)
     _bars(axes[0, 1], seconds, "measure", seconds[0]["source"], "seconds")

@@ -335,7 +335,7 @@ def tables(rows: list[Row]) -> list[Table]:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Left: where one core's time goes, for each source. Right: batches by threads and workers."""
-    title = "From the file to the device"
+    title = "From the file to the device: decoding takes most of an image's time"
     subtitle = f"JPEGs of about 500x375 to {SIZE}x{SIZE}, random-resized crop and flip, batches of {BATCH}, uint8"
     figure, axes = look.figure(title, subtitle, (1, 2))
     photographs_only = [row for row in rows if "32x32" not in row["source"]]

@@ -138,9 +138,11 @@ def draw(rows: list[Row], path: Path) -> None:
     first, names = rows[0], list(dict.fromkeys(row["network"] for row in rows))
     what = f"{first['image_size']}x{first['image_size']}, batch {first['batch_size']}, beta {first['beta']:g}, "
     what += f"float32, {first['data']}"
-    fig, axes = figure("One sweep through networks of blocks", what, (1, 2), (10.4, 4.6))
-    fidelity, cost = axes[0]
     centered, forward = (find(rows, name=f"sweep1/{scheme}") for scheme in ("centered", "forward"))
+    worst = min(row["worst_layer_cosine"] for row in centered)
+    title = f"One centered sweep through networks of blocks: the cosine of the worst layer is {worst:.4f}"
+    fig, axes = figure(title, what, (1, 2), (10.4, 4.6))
+    fidelity, cost = axes[0]
     for ax, offset, line, name, label, colour in (
         (fidelity, -0.3, centered, "cosine", "centered, whole gradient", BLUE),
         (fidelity, -0.1, centered, "worst_layer_cosine", "centered, worst layer", RED),

@@ -42,20 +42,31 @@ SYSTEMS = {"PCN": Look(EP), "Hopfield": Look(BACKPROPAGATION), "resistive": Look
 """In the order in which pictures show them."""
 
 
+SPOKEN = {"ep ": "ep", "ep,": "ep", "backprop": "bp", "exact": "exact"}
+"""How the words for an algorithm begin, in lower case."""
+
+
+def kind(name: str) -> str:
+    """The algorithm that a name speaks of: `ep` and "EP, centered" are ep, "backpropagation" is bp; else ""."""
+    small = name.lower()
+    spoken = (algorithm for words, algorithm in SPOKEN.items() if small.startswith(words))
+    return small if small in ALGORITHMS else next(spoken, "")
+
+
 def looks(algorithms: Sequence[str]) -> list[Look]:
-    """A look for each algorithm of `algorithms` (names of the commands'); several of one name get shades of their own,
-    and one that is not known a colour of SERIES."""
-    kinds = [name if name in ALGORITHMS else "" for name in algorithms]
+    """A look for each algorithm of `algorithms` (names as the commands have them, or in words); several of one kind get
+    shades of their own, and one that is not known a colour of SERIES."""
+    kinds = list(map(kind, algorithms))
     found = []
-    for place, kind in enumerate(kinds):
-        before = kinds[:place].count(kind)
-        if kind == "ep":
+    for place, one in enumerate(kinds):
+        before = kinds[:place].count(one)
+        if one == "ep":
             found.append(Look(SHADES[before % len(SHADES)]))
-        elif kind and not before:
-            found.append(ALGORITHMS[kind])
+        elif one and not before:
+            found.append(ALGORITHMS[one])
         else:
-            line = ALGORITHMS[kind].line if kind else "-"
-            found.append(Look(SERIES[(before - bool(kind)) % len(SERIES)], line))
+            line = ALGORITHMS[one].line if one else "-"
+            found.append(Look(SERIES[(before - bool(one)) % len(SERIES)], line))
     return found
 
 

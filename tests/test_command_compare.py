@@ -100,6 +100,7 @@ def test_the_look_of_algorithms():
     several = looks(["ep", "ep", "bp", "bp", "mine", "other"])
     assert len({(one.colour, one.line) for one in several}) == 6
     assert all(one.line == "-" for one in several[:2])
+    assert looks(["EP, one-sided", "backpropagation", "exact gradient"]) == [*looks(["ep", "bp"]), *looks(["exact"])]
 
 
 def test_a_folder_that_is_no_run(tmp_path, capsys):

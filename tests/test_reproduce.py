@@ -6,16 +6,19 @@ a budget that is overrun, a verdict that does not follow the numbers, a figure t
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from experiments.figures import __main__ as redraw
 from experiments.reproduce import page
 from experiments.reproduce.__main__ import FIGURES, load, main
 from experiments.reproduce.cell import name_of
 from experiments.reproduce.grid import Grid, Part
 from tests.data_forms import idx
+from tests.pairs import ROOT
 
 
 @dataclass
@@ -265,3 +268,13 @@ def test_curves(tmp_path, top, tail, verdicts):
     assert [f.verdict for f in figure.findings([result])] == verdicts
     figure.draw([result], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
+
+
+def test_every_picture_is_drawn_anew_from_its_numbers(tmp_path):
+    """A comparison, a figure and the front page's; a JSON of something else is left alone."""
+    results = ROOT / "experiments" / "results"
+    for name in ("update", "cifar10_vgg5", "drop_in"):
+        shutil.copy(results / f"{name}.json", tmp_path)
+    assert redraw.main(tmp_path) == 0
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn == {"update", "cifar10_vgg5", "front"}

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from epjax.extras import extra
+from epjax.style import BACKPROPAGATION as BLUE
+from epjax.style import EP as RED
+from epjax.style import GREY, INK, frame
 
 with extra("train"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullFormatter
-
-INK, GREY, PALE, RED, BLUE = "#22303c", "#6b7a88", "#e6ebf0", "#d1495b", "#30638e"
 
 
 class OfLayer(Protocol):
@@ -137,12 +138,5 @@ def _residuals(axes: Axes, report: Report) -> None:
 
 
 def _dress(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    frame(axes, title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, which="major", color=PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
-    axes.tick_params(colors=INK, labelsize=8)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -7,14 +7,15 @@ from typing import Protocol
 import numpy as np
 
 from epjax.extras import extra
+from epjax.style import BACKPROPAGATION as BLUE
+from epjax.style import EP as RED
+from epjax.style import GREY, INK, frame
 
 with extra("train"):
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullFormatter
-
-INK, GREY, PALE, RED, BLUE = "#22303c", "#6b7a88", "#e6ebf0", "#d1495b", "#30638e"
 
 
 class Found(Protocol):
@@ -128,11 +129,5 @@ def _layers(axes: Axes, found: Found) -> None:
 
 
 def _dress(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    frame(axes, title)
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(True, which="major", color=PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8c4ce")
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)

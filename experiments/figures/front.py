@@ -12,13 +12,13 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from epjax.runs.plots import dress
-from epjax.style import GREY, INK
+from epjax.style import BACKPROPAGATION as BP
+from epjax.style import EP, GREY, INK
 from experiments.reproduce.draw import canvas, save
 from experiments.reproduce.figure import errors
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "experiments" / "results" / "front.png"
-EP, BP = "#d1495b", "#30638e"
 DATA = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
@@ -79,7 +79,7 @@ def cost(axis: Axes) -> None:
     axis.set_title("... at 1.3 to 2 times its cost", loc="left", fontsize=11, color=INK)
 
 
-def main() -> None:
+def main(out: Path = OUT) -> None:
     """Draw it."""
     what = "left: VGG5 of width 1/16, cross-entropy, a few thousand images, three epochs; right: counted by XLA"
     figure, axes = canvas(
@@ -87,7 +87,7 @@ def main() -> None:
     )
     parity(axes[0][0])
     cost(axes[0][1])
-    save(figure, OUT)
+    save(figure, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bars, heat maps and curves in the look of the other pictures."""
+"""Dots, differences, heat maps and curves in the look of the other pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from epjax.runs.plots import curve, dress
-from epjax.style import GREY, INK, colours
+from epjax.style import GREY, INK, looks
 from experiments.reproduce.cell import Result
-from experiments.reproduce.figure import error, errors, mean_spread, pick, written
+from experiments.reproduce.figure import error, errors, interval, mean_spread, pick, written
 
 
 def canvas(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tuple[float, float] = (9.6, 4.4)) -> Any:
@@ -41,24 +41,44 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.tick_params(colors=INK, labelsize=8)
 
 
-def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[list[float]]], y: str) -> None:
-    """For each group one bar a series: the mean of its values, their spread as a whisker; none: diverged."""
-    width = 0.8 / len(series)
-    for i, ((name, values), colour) in enumerate(zip(series.items(), colours(len(series)), strict=True)):
+def dots(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[list[float]]], y: str) -> None:
+    """For each group and series a dot a seed and a stroke for their mean; none: diverged."""
+    width = 0.7 / len(series)
+    for i, ((name, values), look) in enumerate(zip(series.items(), looks(list(series)), strict=True)):
         at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         for x, v in zip(at, values, strict=True):
             if not v:
-                axes.text(x, 1, "diverged", rotation=90, ha="center", va="bottom", fontsize=7, color=colour)
+                below, words = axes.get_xaxis_transform(), {"rotation": 90, "ha": "center", "fontsize": 7}
+                axes.text(x, 0.02, "diverged", transform=below, va="bottom", color=look.colour, **words)  # type: ignore[arg-type]
                 continue
-            mean, spread = mean_spread(v)
-            axes.bar(x, mean, width * 0.92, color=colour, yerr=spread or None, ecolor=INK, capsize=2)
-            axes.text(x, mean + spread, f"{mean:.1f}", ha="center", va="bottom", fontsize=7, color=INK)
-        axes.bar([np.nan], [np.nan], color=colour, label=name)
+            places = x + width * 0.5 * (np.arange(len(v)) - (len(v) - 1) / 2) / max(len(v), 2)
+            axes.plot(places, v, "o", color=look.colour, markersize=3.5)
+            mean = mean_spread(v)[0]
+            axes.hlines(mean, x - 0.4 * width, x + 0.4 * width, color=look.colour, linewidth=1.4)
+        axes.plot([np.nan], [np.nan], "o", color=look.colour, label=name, markersize=5)
+    _grouped(axes, groups, y)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+
+
+def differences(axes: Axes, groups: Sequence[str], pairs: Sequence[tuple[list[float], list[float]]], y: str) -> None:
+    """For each group the first minus the second of every pair (of one seed) as a dot, with the mean's 95% interval."""
+    colour = looks(["ep"])[0].colour
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for x, (ours, theirs) in enumerate(pairs):
+        if not ours or len(ours) != len(theirs):
+            continue
+        found = np.subtract(ours, theirs)
+        mean, half = interval(found.tolist())
+        axes.errorbar(x, mean, half, fmt="_", color=colour, markersize=12, capsize=3, linewidth=1.4)
+        axes.plot(x + 0.08 * (np.arange(len(found)) - (len(found) - 1) / 2), found, "o", color=colour, markersize=3)
+    _grouped(axes, groups, y)
+
+
+def _grouped(axes: Axes, groups: Sequence[str], y: str) -> None:
     dress(axes)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_xticks(range(len(groups)), groups)
     label(axes, "", "", y)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.12))
 
 
 def heat(axes: Axes, results: Sequence[Result], x: str, y: str, limits: tuple[float, float], **place: Any) -> None:
@@ -83,22 +103,25 @@ def heat(axes: Axes, results: Sequence[Result], x: str, y: str, limits: tuple[fl
 def lines(
     axes: Axes, results: Sequence[Result], names: Callable[[Result], str], x: str = "epoch", y: str = "val_top1_error"
 ) -> None:
-    """Validation error over epochs, a line a result."""
-    for r, colour in zip(results, colours(len(results)), strict=True):
-        curve(axes, r["evaluations"], x, y, colour, label=names(r))
+    """Validation error over epochs, a line a result; results of one name, its seeds, share a look."""
+    said = [names(r) for r in results]
+    for name, look in zip(dict.fromkeys(said), looks(list(dict.fromkeys(said))), strict=True):
+        runs = [r for r, its in zip(results, said, strict=True) if its == name]
+        for i, r in enumerate(runs):
+            curve(axes, r["evaluations"], x, y, look.colour, linestyle=look.line, label=name if i == 0 else None)
     dress(axes)
 
 
 def over(axes: Axes, results: Sequence[Result], x: str, series: Mapping[str, dict[str, Any]], y: str) -> None:
     """The error over one coordinate, a line a series; runs that diverged stand at the top as crosses."""
     xs = sorted({r["place"][x] for r in results if x in r["place"]})
-    for (name, place), colour in zip(series.items(), colours(len(series)), strict=True):
+    for (name, place), look in zip(series.items(), looks(list(series)), strict=True):
         found = pick(results, **place)
         at = [v for v in xs if errors(found, **{x: v})]
         axes.plot(
             [xs.index(v) for v in at],
             [mean_spread(errors(found, **{x: v}))[0] for v in at],
-            color=colour,
+            **look.of_line(),
             marker="o",
             markersize=4,
             linewidth=1.6,
@@ -106,7 +129,9 @@ def over(axes: Axes, results: Sequence[Result], x: str, series: Mapping[str, dic
         )
         lost = [xs.index(r["place"][x]) for r in found if error(r) is None]
         if lost:  # an empty line that is not clipped would take the layout to its origin
-            axes.plot(lost, [1.0] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+            axes.plot(
+                lost, [1.0] * len(lost), "x", color=look.colour, transform=axes.get_xaxis_transform(), clip_on=False
+            )
     dress(axes)
     axes.set_xlim(-0.4, len(xs) - 0.6)
     axes.set_xticks(range(len(xs)), [f"{v:g}" for v in xs])

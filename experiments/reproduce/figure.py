@@ -3,8 +3,11 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from scipy.stats import t
 
 from epjax.runs.config import Gradient, Optimiser
 from experiments.reproduce.cell import Cell, Images, Net, Result, Training, training
@@ -108,6 +111,13 @@ def errors(results: Iterable[Result], **place: Any) -> list[float]:
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 of one value)."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean of paired differences and half of its 95% interval, by Student's t; 0 of one value."""
+    mean, spread = mean_spread(differences)
+    n = len(differences)
+    return mean, float(t.ppf(0.975, n - 1)) * spread / sqrt(n) if n > 1 else 0.0
 
 
 def written(value: float | None) -> str:

@@ -28,7 +28,9 @@ def cells(quick: bool) -> list[Cell]:
 def draw(results: Sequence[Result], path: Path) -> None:
     """A panel a batch size."""
     batches = [b for b in BATCHES if pick(results, batch=b)]
-    figure, axes = canvas(TITLE, size(results), (1, len(batches)), (11, 4))
+    gaps = [b - e for e, b in _ends(results).values()]
+    title = f"EP ends {-max(gaps):+.1f} to {-min(gaps):+.1f} points from backpropagation" if gaps else TITLE
+    figure, axes = canvas(title, size(results), (1, len(batches)), (11, 4))
     for ax, batch in zip(axes[0], batches, strict=True):
         lines(ax, pick(results, batch=batch), lambda r: {v: k for k, v in ALGORITHMS.items()}[r["place"]["algorithm"]])
         label(ax, f"batch {batch}", "epoch", "validation top-1 error (%)" if ax is axes[0, 0] else "")
@@ -41,13 +43,19 @@ def _limits(results: Sequence[Result]) -> tuple[float, float]:
     return min(values) - 2, max(values) + 2
 
 
-def findings(results: Sequence[Result]) -> list[Finding]:
-    """The two curves end together at every batch size."""
+def _ends(results: Sequence[Result]) -> dict[int, tuple[float, float]]:
+    """The last errors of EP and backpropagation by batch size."""
     gaps = {}
     for batch in BATCHES:
         ep, bp = (errors(results, batch=batch, algorithm=a) for a in ALGORITHMS.values())
         if ep and bp:
             gaps[batch] = (ep[0], bp[0])
+    return gaps
+
+
+def findings(results: Sequence[Result]) -> list[Finding]:
+    """The two curves end together at every batch size."""
+    gaps = _ends(results)
     if not gaps:
         return []
     evidence = ", ".join(f"batch {b}: {ep:.1f} / {bp:.1f}" for b, (ep, bp) in gaps.items())

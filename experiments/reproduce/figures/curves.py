@@ -20,7 +20,7 @@ from epjax.data import Dataset, train_batches
 from epjax.network import Network, Params
 from epjax.network.activation import Update
 from epjax.runs.plots import dress
-from epjax.style import colours
+from epjax.style import EP, GOLD
 from epjax.training.optimiser import sgd
 from epjax.training.step import Normalise, initial_state, train_step
 from experiments.reproduce.cell import Cell, Net, Result, forward_seconds
@@ -139,9 +139,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
         f"ImageNet images at {c['image_size']}x{c['image_size']}, beta {c['beta']:g}, even/odd at full steps, float32"
     )
     what += "; a curve that leaves its picture diverges"
-    figure, axes = canvas(TITLE, what, (1, len(results)), (max(9.6, 5.2 * len(results)), 4.2))
+    settled = [_shape(r["curves"]["mod_pgd"][s]).settled for r in results for s in "+-"]
+    title = f"By mod-PGD the energy has settled after K = L iterations in {sum(settled)} of {len(settled)} curves"
+    figure, axes = canvas(title, what, (1, len(results)), (max(9.6, 5.2 * len(results)), 4.2))
     for ax, result in zip(axes[0], results, strict=True):
-        for update, colour in zip(UPDATES, colours(len(UPDATES)), strict=True):
+        for update, colour in zip(UPDATES, (EP, GOLD), strict=True):
             for sign, style in (("+", "-"), ("-", "--")):
                 curve = [np.nan if v is None else v for v in result["curves"][update][sign]]
                 ax.plot(

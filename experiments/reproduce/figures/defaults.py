@@ -13,6 +13,7 @@ from typing import Any
 
 from epjax.runs.config import Gradient, Optimiser
 from epjax.runs.plots import dress
+from epjax.style import BACKPROPAGATION, EP, VIOLET
 from experiments.reproduce.cell import Cell, Images, Net, Result, Training, training
 from experiments.reproduce.draw import canvas, label, save
 from experiments.reproduce.figure import Finding, errors, judged, mean_spread, pick
@@ -128,7 +129,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
 
 def _colour(method: str) -> str:
-    return {"bp": "#6b7a88", "centered": "#30638e", "random": "#d1495b"}[method.split()[0]]
+    return {"bp": BACKPROPAGATION, "centered": EP, "random": VIOLET}[method.split()[0]]
 
 
 def findings(results: Sequence[Result]) -> list[Finding]:

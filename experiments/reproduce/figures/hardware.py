@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from epjax.runs.plots import dress
-from epjax.style import GREY, INK, colours
+from epjax.style import GREY, INK
+from epjax.style import SYSTEMS as LOOKS
 from experiments.reproduce.built import SYSTEMS, Built, Fault, Setting, Way
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, label, save
@@ -78,7 +79,9 @@ def draw(results: Sequence[Result], path: Path) -> None:
         "784-128-10, the first 10,000 images of MNIST, three epochs, mean of three seeds; centered EP on measured "
         "states. Line: the beta that the budget names before training"
     )
-    figure, axes = canvas(TITLE, what, (2, 4), (13, 6.6))
+    figure, axes = canvas(
+        "Trained in place by EP, devices bear what weights moved onto them do not", what, (2, 4), (13, 6.6)
+    )
     for axis, system in zip(axes[0], SYSTEMS, strict=True):
         shown = _map(axis, results, system)
     figure.colorbar(shown, ax=axes[0].tolist(), label="test error (%)", pad=0.01)
@@ -128,9 +131,17 @@ def _axes(axes: Any, results: Sequence[Result]) -> None:
     styles = {"EP": "-", "exact gradient": ":", "moved": "--", "nearest rounding": "-."}
     for axis, (kind, lines) in zip(axes, series.items(), strict=True):
         for name, place in lines.items():
-            for system, colour in zip(SYSTEMS, colours(len(SYSTEMS)), strict=True):
+            for system in SYSTEMS:
                 xs, ys = curve(results, system, kind, **place)
-                axis.plot(xs, ys, styles[name], color=colour, marker="o", markersize=3, label=f"{system}, {name}")
+                axis.plot(
+                    xs,
+                    ys,
+                    styles[name],
+                    color=LOOKS[system].colour,
+                    marker="o",
+                    markersize=3,
+                    label=f"{system}, {name}",
+                )
         dress(axis)
         label(axis, titles[kind], kind, "test error (%)")
         axis.set_ylim(0, 105)

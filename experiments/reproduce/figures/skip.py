@@ -10,7 +10,7 @@ from pathlib import Path
 from epjax.runs.config import Gradient, Optimiser
 from experiments.reproduce.cell import Cell, Images, Net, Result, training
 from experiments.reproduce.draw import canvas, label, lines, save
-from experiments.reproduce.figure import Finding, errors, judged, pick, size
+from experiments.reproduce.figure import Finding, errors, judged, mean_spread, pick, size
 
 NAME = "skip"
 TITLE = "Skip connections: VGG10 and VGG10Skip"
@@ -39,7 +39,19 @@ def cells(quick: bool) -> list[Cell]:
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """A panel a network."""
-    figure, axes = canvas(TITLE, f"{size(results)}, one sweep, beta 0.05", (1, 2), (9.6, 4))
+    gaps = {
+        title: mean_spread(errors(results, network=n, algorithm="ep"))[0]
+        - mean_spread(errors(results, network=n, algorithm="bp"))[0]
+        for title, n in NETWORKS.items()
+        if errors(results, network=n, algorithm="ep") and errors(results, network=n, algorithm="bp")
+    }
+    said = ", ".join(f"{gap:+.1f} points in {title}" for title, gap in gaps.items())
+    figure, axes = canvas(
+        f"EP minus backpropagation: {said}" if gaps else TITLE,
+        f"{size(results)}, one sweep, beta 0.05",
+        (1, 2),
+        (9.6, 4),
+    )
     for ax, (title, network) in zip(axes[0], NETWORKS.items(), strict=True):
         lines(
             ax, pick(results, network=network), lambda r: {v: k for k, v in ALGORITHMS.items()}[r["place"]["algorithm"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from epjax.runs.plots import dress
-from epjax.style import colours
+from epjax.style import looks
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, label, save
 from experiments.reproduce.figure import Finding, judged, mean_spread, pick
@@ -21,7 +21,6 @@ METHODS: tuple[Gradient, ...] = get_args(Gradient)
 SEEDS = (0, 1, 2)
 ROUNDING = 1e-8
 """Nearer than this a cosine in float32 says nothing."""
-STYLES = {"backpropagation": "--"}
 
 
 def cells(quick: bool) -> list[Cell]:
@@ -44,7 +43,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     what = "113 thousand parameters, context 64, tiny Shakespeare, AdamW, three seeds, one sweep, beta 5e-4"
     title = "A causal transformer learns text by EP as by backpropagation"
     figure, axes = canvas(title, what, (1, 2), (10, 4))
-    for method, colour in zip(METHODS, colours(len(METHODS)), strict=True):
+    for method, look in zip(METHODS, looks(METHODS), strict=True):
         for i, r in enumerate(pick(results, gradient=method)):
             steps = [line["step"] for line in r["evaluations"]]
             for axis, name in zip(axes[0], ("val_bits", "cosine"), strict=True):
@@ -53,7 +52,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
                 ]
                 if name == "val_bits" or method != "backpropagation":
                     shown = method if i == 0 else None
-                    axis.plot(steps, values, STYLES.get(method, "-"), color=colour, linewidth=1.4, label=shown)
+                    axis.plot(steps, values, **look.of_line(), linewidth=1.4, label=shown)
     for axis in axes[0]:
         dress(axis)
     axes[0][1].set_yscale("log")

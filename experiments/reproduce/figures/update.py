@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from epjax.runs.config import Gradient
+from epjax.style import ALGORITHMS
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.draw import canvas, over, save
 from experiments.reproduce.figure import Finding, error, judged, pick, size, vgg5, written
@@ -30,11 +31,19 @@ def cells(quick: bool) -> list[Cell]:
 def draw(results: Sequence[Result], path: Path) -> None:
     """The error over K."""
     bp = error(pick(results, update="bp")[0])
-    figure, axes = canvas(TITLE, f"{size(results)}, even/odd, beta 0.02; dotted: backpropagation; ×: diverged")
+    ends = {name: written(_at(results, 5, place)) for name, place in UPDATES.items()}
+    title = "With K = 5 iterations " + ", ".join(f"{name} ends at {end}%" for name, end in ends.items())
+    figure, axes = canvas(title, f"{size(results)}, even/odd, beta 0.02; ×: diverged")
     over(axes[0, 0], results, "K", UPDATES, "validation top-1 error (%)")
     if bp is not None:
-        axes[0, 0].axhline(bp, color="#6b7a88", linestyle=":", linewidth=1)
+        axes[0, 0].axhline(bp, **ALGORITHMS["bp"].of_line(), linewidth=1, label="backpropagation")
+    axes[0, 0].legend(frameon=False, fontsize=8)
     save(figure, path)
+
+
+def _at(results: Sequence[Result], K: int, place: dict[str, str]) -> float | None:
+    found = pick(results, K=K, **place)
+    return error(found[0]) if found else None
 
 
 def findings(results: Sequence[Result]) -> list[Finding]:
