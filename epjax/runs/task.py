@@ -51,6 +51,7 @@ class Task:
             "experiment": self.experiment,
             "class_names": self.dataset.classes,
             **({"words": dict(self.dataset.words)} if self.dataset.words else {}),
+            **({"token": self.dataset.token} if self.dataset.token else {}),
             "mean": self.dataset.stats.mean,
             "std": self.dataset.stats.std,
             "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
