@@ -93,11 +93,14 @@ def _chosen(options: Gradient, network: Network | System) -> Algorithm:
     return algorithm
 
 
-def gradient(options: Gradient, network: Network | System, num_classes: int) -> ValueAndGrad:
-    """The gradient function that the train step takes. Raises ValueError for what the network does not have."""
+def gradient(options: Gradient, network: Network | System, num_classes: int, argnums: int = 0) -> ValueAndGrad:
+    """The gradient function that the train step takes; of EP with `argnums` 1 that for the input.
+
+    Raises ValueError for what the network does not have.
+    """
     make = _chosen(options, network).gradient
     assert make is not None
-    estimate = make(options, network, COSTS[options.cost], _estimator(options, network))
+    estimate = make(options, network, COSTS[options.cost], _estimator(options, network) | {"argnums": argnums})
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 
