@@ -18,7 +18,7 @@ from epjax.runs import machine
 
 NAMES = (
     *("gradients", "cost", "depth", "residual", "equilibration", "precision"),
-    *("pipeline", "layouts", "upkeep", "systems"),
+    *("pipeline", "layouts", "upkeep", "systems", "zoo"),
 )
 HERE = Path(__file__).parent
 BUILD = Path("build") / "benchmarks"
@@ -29,7 +29,7 @@ class Options:
     """Measure what equilibrium propagation costs and how near it comes to backpropagation."""
 
     name: tyro.conf.Positional[str]
-    """One of gradients, cost, depth, residual, equilibration, precision, pipeline, layouts, upkeep, systems, or all."""
+    """gradients, cost, depth, residual, equilibration, precision, pipeline, layouts, upkeep, systems, zoo, or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False

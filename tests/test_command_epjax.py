@@ -77,7 +77,7 @@ def test_the_same_command_by_both_names():
     [
         (["trian"], "did you mean epjax train?"),
         (["train", "imagenet_vgg11"], "did you mean imagenet_vgg10?"),
-        (["train", "nothing_of_the_kind"], "experiment must be one of hopfield, .*, or a Python file"),
+        (["train", "nothing_of_the_kind"], "experiment must be one of char_lm, .*, or a Python file"),
         (["train", "absent.py"], "experiment absent.py is not a file"),
     ],
 )
@@ -99,7 +99,7 @@ def test_help_names_every_command(capsys):
     assert all(re.search(rf"^ +{name}\b", text, re.MULTILINE) for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["plan", "hardware", "report", "compare", "predict", "diagnose", "demo"])
+@pytest.mark.parametrize("command", ["plan", "hardware", "report", "compare", "predict", "sample", "diagnose", "demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import zoo
+from epjax import models
 from epjax.recipes import imagenet_vgg10
 from experiments.figures import front
 from experiments.reproduce.figure import errors, mean_spread
@@ -194,6 +196,14 @@ def test_the_costs_of_a_gradient_are_quoted_as_they_were_measured():
         seconds = "" if row["seconds_over_backprop"] is None else f"{row['seconds_over_backprop']:.2f}"
         cells = f"| {row['flops_over_backprop']:.2f} | {seconds} | {row['memory_over_backprop']:.2f} |"
         assert cells.replace("|  |", "| |") in page, name
+
+
+def test_the_zoo_is_written_from_what_was_measured():
+    """Every network of `epjax.models`, by the benchmark's own file."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text())
+    assert not found["quick"]
+    assert {row["network"] for row in found["rows"]} == set(models.__all__)
+    assert PAGES[Path("docs/zoo.md")] == zoo.page(found["rows"], found["machine"])
 
 
 def test_the_study_of_text_is_quoted_as_it_was_measured():

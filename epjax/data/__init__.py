@@ -1,4 +1,4 @@
-"""Images from disk to batches: sources (bytes), transforms (one image), pipeline (grain), prefetch (device)."""
+"""Images and text from disk to batches: sources (bytes), transforms (one example), pipeline (grain), prefetch."""
 
 from epjax.extras import extra
 
@@ -7,6 +7,7 @@ with extra("train"):
     from epjax.data.pipeline import Batches, LostWorker, eval_batches, steps_per_epoch, train_batches
     from epjax.data.prefetch import Prefetch, prefetch
     from epjax.data.source import Dataset, Example, Source, Stats
+    from epjax.data.text import Vocabulary, Window, open_text
     from epjax.data.transforms import (
         Augmentation,
         BadImage,
@@ -35,9 +36,12 @@ __all__ = [
     "Source",
     "Stats",
     "Transform",
+    "Vocabulary",
+    "Window",
     "eval_batches",
     "make_transforms",
     "open_dataset",
+    "open_text",
     "prefetch",
     "steps_per_epoch",
     "train_batches",

@@ -47,6 +47,8 @@ def open_dataset(spec: str = "auto", val_share: float | None = None) -> Dataset:
     if spec == "auto" and (folder := os.environ.get("IMAGENET_DIR")):
         dataset = open_dataset(folder, val_share)
         return replace(dataset, origin=f"{dataset.origin}, because IMAGENET_DIR names them")
+    if spec.startswith("text:"):
+        raise ValueError(f"the data must be images here, got {spec}: epjax train char_lm learns from a text")
     form, place = _form(spec)
     if form == "folder":
         dataset = open_folder(Path(place).expanduser(), val_share)

@@ -55,26 +55,30 @@ class _Row(NamedTuple):
     """One row of a batch: no pixels where the image is bad or past the end."""
 
     pixels: np.ndarray | None
-    label: int
+    label: int | np.ndarray
     bad: tuple[str, ...]
 
 
-def _load(source: Source, index: int, transform: Transform, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+def _load(
+    source: Source, index: int, transform: Transform, rng: np.random.Generator
+) -> tuple[np.ndarray, int | np.ndarray]:
     try:
         example: Example = source[index]
     except OSError as error:
         raise BadImage(f"image {index} cannot be read: {error}") from None
-    return transform(example, rng), example.label
+    made = transform(example, rng)
+    return made if isinstance(made, tuple) else (made, example.label)
 
 
-def _stack(rows: list[_Row], shape: tuple[int, int, int]) -> dict[str, Any]:
-    image = np.zeros((len(rows), *shape), np.uint8)
-    for pixels, row in zip(image, rows, strict=True):
+def _stack(rows: list[_Row], transform: Transform) -> dict[str, Any]:
+    image = np.zeros((len(rows), *transform.shape), getattr(transform, "dtype", np.uint8))
+    label = np.zeros((len(rows), *getattr(transform, "label_shape", ())), np.int32)
+    for place, row in enumerate(rows):
         if row.pixels is not None:
-            pixels[:] = row.pixels
+            image[place], label[place] = row.pixels, row.label
     return {
         "image": image,
-        "label": np.array([row.label for row in rows], np.int32),
+        "label": label,
         "mask": np.array([row.pixels is not None for row in rows]),
         "bad": tuple(message for row in rows for message in row.bad),
     }
@@ -99,7 +103,7 @@ class _TrainBatches:
         step = self.start_step + i
         epoch, batch = divmod(step, len(self.source) // self.batch_size)
         places = order(self.seed, epoch, len(self.source))[batch * self.batch_size :]
-        return _stack([self._row(step, row, int(places[row])) for row in self.rows], self.transform.shape)
+        return _stack([self._row(step, row, int(places[row])) for row in self.rows], self.transform)
 
     def _row(self, step: int, row: int, index: int) -> _Row:
         bad: list[str] = []
@@ -127,7 +131,7 @@ class _EvalBatches:
         return -(-len(self.source) // self.batch_size)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return _stack([self._row(i * self.batch_size + row) for row in self.rows], self.transform.shape)
+        return _stack([self._row(i * self.batch_size + row) for row in self.rows], self.transform)
 
     def _row(self, index: int) -> _Row:
         if index >= len(self.source):

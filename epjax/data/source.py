@@ -105,6 +105,13 @@ class Dataset:
     augmentation: Augmentation
     image_size: int
     words: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+    """What a text is made of, character or byte, whose names are then the classes; none where examples are images."""
+
+    @property
+    def examples(self) -> str:
+        """What there are many of."""
+        return "windows" if self.token else "images"
 
     @property
     def channels(self) -> int:

@@ -23,12 +23,15 @@ class BadImage(ValueError):
 
 
 class Transform(Protocol):
-    """An example and its own random generator -> uint8 [H, W, C] of the fixed `shape`; picklable."""
+    """An example and its own random generator -> uint8 [H, W, C] of the fixed `shape`; picklable.
+
+    One that makes the label too gives (x, label), and says its `dtype` and `label_shape` (see `epjax.data.text`).
+    """
 
     @property
-    def shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
-    def __call__(self, example: Any, rng: np.random.Generator) -> np.ndarray: ...  # noqa: D102
+    def __call__(self, example: Any, rng: np.random.Generator) -> Any: ...  # noqa: D102
 
 
 def decode(example: Any, channels: int = 3) -> Image.Image:

@@ -25,9 +25,12 @@ COLLAPSED = 1e-4
 """Of the median norm of the first steps."""
 
 
-def guessing(cost: str, classes: int) -> float | None:
-    """The lowest mean cost of an output that does not look at the image, classes equally often; None: not known."""
-    known = {"cross_entropy": math.log(classes), "squared_error": 0.5 * (1 - 1 / classes)}
+def guessing(cost: str, classes: int, positions: int = 1) -> float | None:
+    """The lowest mean cost of an output that does not look at the image, classes equally often; None: not known.
+
+    Squared errors add over the positions of an output, cross-entropy is their mean.
+    """
+    known = {"cross_entropy": math.log(classes), "squared_error": 0.5 * positions * (1 - 1 / classes)}
     return known.get(cost)
 
 

@@ -27,10 +27,11 @@ COMMANDS = {
     "report": "runs on one HTML page",
     "compare": "runs side by side in one picture",
     "predict": "what a trained network sees in images",
+    "sample": "a text that a trained language model goes on with",
     "diagnose": "what the EP gradient of a run is worth, layer by layer",
     "completion": "a script that completes names in a shell",
 }
-MODULES = {name: f"epjax.runs.{name}" for name in ("report", "compare", "predict", "diagnose")} | {
+MODULES = {name: f"epjax.runs.{name}" for name in ("report", "compare", "predict", "sample", "diagnose")} | {
     "plan": "epjax.training.plan",
     "hardware": "epjax.hardware.__main__",
 }

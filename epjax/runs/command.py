@@ -100,7 +100,7 @@ def _train(config: Config, recipe: Config, make_task: Callable[[Config], Task], 
         if config.run.show_config:
             console.print(describe(config, recipe), soft_wrap=True)
         lines = trainer.run()
-        console.print(summary(lines, title, how, len(task.dataset.classes)))
+        console.print(summary(lines, title, how, len(task.dataset.classes), task.dataset.examples))
         if left_out := skipped(lines):
             console.print(f"{len(left_out)} steps were skipped, the last at step {left_out[-1]['step']}")
         for message in sorted(set().union(*processes.gather(sorted(trainer.left_out)))):

@@ -42,16 +42,19 @@ def diagnose(
     if images < 1:
         raise ValueError(f"images must be at least 1, got {images}")
     trained = load(workdir, checkpoint)
-    source = trained.config.images.open().train  # type: ignore[attr-defined]
+    data = trained.config.images.open()  # type: ignore[attr-defined]
+    source = data.train
     rng = np.random.default_rng(seed)
     examples = [source[int(i)] for i in rng.permutation(len(source))[:images]]
-    x = trained.normalise(jnp.stack([trained.transform(example, rng) for example in examples]))
-    y = jnp.array([example.label for example in examples], jnp.int32)
+    made = [trained.transform(example, rng) for example in examples]
+    pairs = [one if data.token else (one, example.label) for one, example in zip(made, examples, strict=True)]
+    x = trained.normalise(jnp.stack([x for x, _ in pairs]))
+    y = jnp.array([label for _, label in pairs], jnp.int32)
     options = replace(trained.config.gradient, algorithm="ep")
     options = options if beta is None else replace(options, beta=beta)
     report = diagnosis(options, trained.network, len(trained.classes))(trained.params, x, y, jax.random.key(seed))
     of = "" if trained.config.gradient.algorithm == "ep" else f", trained by {method(trained.config.gradient)}"
-    print(f"step {trained.step}{of}, {len(examples)} training images, beta {options.beta:g}\n{report}")
+    print(f"step {trained.step}{of}, {len(examples)} training {data.examples}, beta {options.beta:g}\n{report}")
     if out is not None:
         report.draw(out)
         print(f"the picture is in {out}")

@@ -102,6 +102,12 @@ def diagnosis_line(report: Diagnosis) -> Line:
     }
 
 
+def in_bits(line: Mapping[str, Any]) -> Line:
+    """`bits` for its cost, `val_bits` for its validation cost: of a cross-entropy, in nats, divided by log 2."""
+    costs = {"cost": "bits", "val_cost": "val_bits"}
+    return {bits: line[cost] / math.log(2) for cost, bits in costs.items() if cost in line}
+
+
 def skipped(lines: list[Line]) -> list[Line]:
     """The lines of steps that were left out, each with its reason as `skipped`."""
     return [line for line in lines if "skipped" in line]

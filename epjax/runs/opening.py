@@ -26,7 +26,8 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     shapes = jax.eval_shape(init, jax.random.key(0))
     layers = getattr(task.network, "by_layer", lambda params: params)(shapes)  # a function's are its own pytree
     data, device = task.dataset, jax.devices()[0]
-    images = f"{len(data.train):,} + {len(data.val):,} images"
+    images = f"{len(data.train):,} + {len(data.val):,} {data.examples}"
+    kinds = f"{len(data.classes)} {f'kinds of {data.token}s' if data.token else 'classes'}"
     kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
     where = f"{jax.device_count()} {device.platform} device{'s' * (jax.device_count() > 1)}{kind}"
     at_work = f"{where}, {config.gradient.precision} products, jax {jax.__version__}"
@@ -35,7 +36,7 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     rate = f"learning rate {words.format(options.learning_rate, options.final_learning_rate)}"
     rows = {
         "model": f"{task.title}: {len(layers)} layers, {count(shapes):,} parameters",
-        "data": f"{data.origin}: {len(data.classes)} classes, {images}",
+        "data": f"{data.origin}: {kinds}, {images}",
         "devices": "; ".join(filter(None, (at_work, unused_accelerator()))),
         "method": method(config.gradient),
         "plan": f"{total:,} steps: {options.epochs} epochs, batches of {options.batch_size}, {rate}",

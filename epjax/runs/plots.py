@@ -39,9 +39,10 @@ def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
     curve(error, val, "epoch", "val_top1_error", VAL, label="validation top-1")
     error.set(ylabel="error (%)", ylim=(0, None))
     _mark_best(error, val)
-    curve(cost, train, "epoch", "cost", TRAIN, label="training")
-    curve(cost, val, "epoch", "val_cost", VAL, label="validation")
-    cost.set(ylabel="cost", ylim=(0, None))
+    what = "bits" if any("val_bits" in line for line in val) else "cost"
+    curve(cost, train, "epoch", what, TRAIN, label="training")
+    curve(cost, val, "epoch", f"val_{what}", VAL, label="validation")
+    cost.set(ylabel={"bits": "bits per token"}.get(what, what), ylim=(0, None))
     for axes in (error, cost):
         dress(axes)
     figure.suptitle(literal(title), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")

@@ -3,6 +3,7 @@
 epjax predict --workdir runs/vgg10 cat.jpg dog.jpg
 epjax predict --workdir runs/vgg10 cat.jpg --out errors.png
 epjax predict --workdir runs/vgg10 cat.jpg --nudge dog --out errors.png
+epjax predict --workdir runs/vgg10 --imagine dog --out dogs.png
 """
 
 import difflib
@@ -26,6 +27,7 @@ from epjax.cost import COSTS
 from epjax.data.sources.words import readable
 from epjax.network import Params, States
 from epjax.perturbation import Nudge
+from epjax.runs import imagine as imagination
 from epjax.runs.command import sentence
 from epjax.runs.config import Gradient
 from epjax.runs.plots import VAL, literal
@@ -55,10 +57,11 @@ def table(trained: Trained, names: Sequence[str], outputs: np.ndarray, count: in
     return shown
 
 
-def find_class(name: str, classes: Sequence[str], words: Mapping[str, str] | None = None) -> int:
+def find_class(name: str, classes: Sequence[str], words: Mapping[str, str] | None = None, what: str = "nudge") -> int:
     """The label of a class, by its name, by the word for it, or by both as they are shown.
 
-    Raises ValueError with names that are close for one that is none, and for a word of several classes.
+    Raises ValueError with names that are close for one that is none, and for a word of several classes; `what` is
+    the option that it was given to.
     """
     labels: dict[str, list[int]] = {}
     for label, known in enumerate(classes):
@@ -69,12 +72,12 @@ def find_class(name: str, classes: Sequence[str], words: Mapping[str, str] | Non
         return found[0]
     if found:
         several = " and ".join(classes[label] for label in found)
-        raise ValueError(f"nudge must name one class, got {name!r}, which {several} are called: give one of these")
+        raise ValueError(f"{what} must name one class, got {name!r}, which {several} are called: give one of these")
     small = {known.casefold(): known for known in reversed(list(labels))}
     close = [small[found] for found in difflib.get_close_matches(name.casefold(), small, n=5, cutoff=0.4)]
     instances = [readable(known, words or {}) for known in classes[:5]]
     hint = f"close ones are {', '.join(close)}" if close else f"for instance {', '.join(instances)}"
-    raise ValueError(f"nudge must be one of the run's {len(classes)} classes, got {name!r}; {hint}")
+    raise ValueError(f"{what} must be one of the run's {len(classes)} classes, got {name!r}; {hint}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -136,9 +139,12 @@ def predict(
     workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     checkpoint: str = "best",
     nudge: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
+    imagine: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
+    seed: int = 0,
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
 ) -> None:
-    """Name the five likeliest classes of images; with --out draw how the prediction errors of one answer a nudge.
+    """Name the five likeliest classes of images; with --out draw how the prediction errors of one answer a nudge; with
+    --imagine draw eight inputs that relaxed toward a class.
 
     Args:
         images: Image files.
@@ -146,8 +152,12 @@ def predict(
         checkpoint: best (lowest validation top-1 error), newest, or a step.
         nudge: Draw the errors that a nudge toward this class leaves, with the run's beta and equilibration. Default:
             the runner-up where the network is sure, else the likeliest.
-        out: Where that picture goes.
+        imagine: Draw inputs that relax under the energy, from noise, while the output is nudged toward this class.
+        seed: Draws that noise.
+        out: Where the picture goes.
     """
+    if imagine is not None:
+        return imagined(images, workdir, checkpoint, nudge, imagine, seed, out)
     if not images:
         raise ValueError("images must name at least one image file, got none")
     if nudge is not None and out is None:
@@ -170,6 +180,29 @@ def predict(
     title = f"{images[0].name}, seen as {seen}, nudged toward {toward} (beta = {options.beta:g}, step {trained.step})"
     draw(pixels[0], jax.device_get(errors), title, out)
     print(f"prediction errors after the nudge in {out}")
+
+
+def imagined(
+    images: Sequence[Path],
+    workdir: Path,
+    checkpoint: str,
+    nudge: str | None,
+    name: str,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """`predict` with --imagine."""
+    if out is None or images or nudge is not None:
+        raise ValueError("--imagine CLASS and --out PNG go together, without images and without --nudge")
+    trained = load(workdir, checkpoint)
+    label = find_class(name, trained.classes, trained.words, "imagine")
+    x, outputs = imagination.imagine(trained, label, seed=seed)
+    cross_entropy = trained.config.gradient.cost == "cross_entropy"
+    values = np.asarray(jax.nn.softmax(outputs))[:, label] if cross_entropy else outputs[:, label]
+    told = [f"{value:.0%}" if cross_entropy else f"output {value:.2f}" for value in values]
+    seen = int(np.sum(outputs.argmax(axis=1) == label))
+    imagination.draw(x, told, f"{trained.names[label]}, imagined (step {trained.step})", out)
+    print(f"{len(x)} inputs, of which {seen} are seen as {trained.names[label]}, in {out}")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax predict") -> int:

@@ -33,8 +33,18 @@ class Status:
 class Reporter:
     """A context that shows a run of `total` steps and `epochs` epochs, of which `done` steps are done."""
 
-    def __init__(self, console: Console, total: int, epochs: int, done: int = 0, top5: bool = True) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        epochs: int,
+        done: int = 0,
+        top5: bool = True,
+        examples: str = "images",
+        token: str = "",
+    ) -> None:
         self._console, self._total, self._epochs, self._top5 = console, total, epochs, top5
+        self._examples, self._token = examples, token
         self._foretold, self._known = False, done + KNOWN
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
@@ -57,7 +67,8 @@ class Reporter:
     def update(self, status: Status) -> None:
         """Move the bar; once the pace is known say how long it will take, where there is no bar or it is long."""
         self._foretell(status)
-        rate = "" if status.images_per_second is None else f"{status.images_per_second:.4g} img/s · "
+        unit = "img" if self._examples == "images" else self._examples
+        rate = "" if status.images_per_second is None else f"{status.images_per_second:.4g} {unit}/s · "
         left = "" if status.seconds_left is None else f"{duration(status.seconds_left)} left · "
         numbers = f"{rate}{left}cost {status.cost:.3f} · err {status.error:.1f}% · wait {status.waiting:.0%}"
         epoch = f"epoch {min(int(status.epoch) + 1, self._epochs)}/{self._epochs}"
@@ -76,11 +87,13 @@ class Reporter:
     def evaluated(self, line: Line, rate: float | None, waiting: float) -> None:
         """One line for an evaluation, above the bar or by itself."""
         five = f"  top-5 {line['val_top5_error']:6.2f}%" if self._top5 else ""
-        speed = "" if rate is None else f"   {rate:.0f} images/s, {waiting:.0%} waiting"
+        speed = "" if rate is None else f"   {rate:.0f} {self._examples}/s, {waiting:.0%} waiting"
+        told = "val_bits" in line
+        cost = f"{line['val_bits']:.3f} bits per {self._token}" if told else f"cost {line['val_cost']:.4f}"
         self._console.print(
             f"epoch {line['epoch']:g}/{self._epochs}  step {line['step']:>{len(str(self._total))}}"
             f"  top-1 error {line['val_top1_error']:6.2f}%{five}"
-            f"  cost {line['val_cost']:.4f}{speed}   {duration(line['seconds'])}",
+            f"  {cost}{speed}   {duration(line['seconds'])}",
             soft_wrap=True,
         )
 

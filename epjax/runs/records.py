@@ -33,6 +33,9 @@ class Run:
     def data(self) -> str:
         """The data and the size at which it was run."""
         c = self.config
+        if "context" in c:
+            shape = f"{c['train_images']:,} windows of {c['context']} {c['tokens']}"
+            return f"{c['data_name']}, {shape}, batch {c['batch_size']}, seed {c['seed']}"
         pixels = c.get("image_size", 32)
         width = f"width {c['width']:g}, " if "width" in c else ""  # a user's own network may have none
         size = f"{pixels}x{pixels}, {width}batch {c['batch_size']}, seed {c['seed']}"

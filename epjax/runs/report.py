@@ -48,8 +48,10 @@ PANELS = (
     Panel("Validation top-1 error (%)", "val_top1_error"),
     Panel("Validation top-5 error (%)", "val_top5_error"),
     Panel("Validation cost", "val_cost"),
+    Panel("Validation bits per token", "val_bits"),
     Panel("Training top-1 error (%)", "top1_error"),
     Panel("Training cost", "cost"),
+    Panel("Training bits per token", "bits"),
     Panel("Learning rate", "learning_rate"),
     Panel("Training images per second", "images_per_second"),
     Panel("Share of time spent waiting for data", "waiting", top=1.0),
@@ -141,6 +143,8 @@ def heading(group: Group) -> str:
 
 def classes(run: Run) -> str:
     """How many classes there are, and the first few as people read them; nothing where they are not known."""
+    if token := run.model.get("token"):
+        return f"{len(run.classes):,} kinds of {token}s"
     names = [readable(name, run.words) for name in run.classes[:4]]
     return f"{len(run.classes):,} classes: {first_few(names)}" if names else ""
 

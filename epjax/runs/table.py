@@ -29,18 +29,20 @@ def shows_top5(classes: int) -> bool:
     return classes > 10
 
 
-def summary(lines: Sequence[Line], title: str, method: str, classes: int) -> Table:
+def summary(lines: Sequence[Line], title: str, method: str, classes: int, examples: str = "images") -> Table:
     """The best and the last evaluation, how they came about, and the time it took; top-5 where it says something."""
     val = evaluations(list(lines))
     best, last = min(val, key=lambda line: line["val_top1_error"]), val[-1]
     caption = f"{method}; {duration(last['seconds'])} in all"
     table = Table(title=title, caption=caption, title_style="bold", caption_justify="left", title_justify="left")
     five = ("top-5 error",) if shows_top5(classes) else ()
-    for name in ("", "epoch", "top-1 error", *five, "cost", "images"):
+    bits = ("bits",) if "val_bits" in last else ()
+    for name in ("", "epoch", "top-1 error", *five, "cost", *bits, examples):
         table.add_column(name, justify="right" if name else "left")
     for name, line in (("best", best), ("last", last)):
         errors = [f"{line['val_top1_error']:.2f}%", *(f"{line['val_top5_error']:.2f}%" for _ in five)]
-        table.add_row(name, f"{line['epoch']:g}", *errors, f"{line['val_cost']:.4f}", f"{line['val_images']:,}")
+        costs = [f"{line['val_cost']:.4f}", *(f"{line['val_bits']:.3f}" for _ in bits)]
+        table.add_row(name, f"{line['epoch']:g}", *errors, *costs, f"{line['val_images']:,}")
     return table
 
 

@@ -51,6 +51,7 @@ class Task:
             "experiment": self.experiment,
             "class_names": self.dataset.classes,
             **({"words": dict(self.dataset.words)} if self.dataset.words else {}),
+            **({"token": self.dataset.token} if self.dataset.token else {}),
             "mean": self.dataset.stats.mean,
             "std": self.dataset.stats.std,
             "transform": {"kind": type(transform).__name__, **dataclasses.asdict(transform)},
@@ -92,11 +93,14 @@ def _chosen(options: Gradient, network: Network | System) -> Algorithm:
     return algorithm
 
 
-def gradient(options: Gradient, network: Network | System, num_classes: int) -> ValueAndGrad:
-    """The gradient function that the train step takes. Raises ValueError for what the network does not have."""
+def gradient(options: Gradient, network: Network | System, num_classes: int, argnums: int = 0) -> ValueAndGrad:
+    """The gradient function that the train step takes; of EP with `argnums` 1 that for the input.
+
+    Raises ValueError for what the network does not have.
+    """
     make = _chosen(options, network).gradient
     assert make is not None
-    estimate = make(options, network, COSTS[options.cost], _estimator(options, network))
+    estimate = make(options, network, COSTS[options.cost], _estimator(options, network) | {"argnums": argnums})
     return smoothed(estimate, num_classes, options.label_smoothing)
 
 

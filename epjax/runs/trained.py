@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from epjax import Network
-from epjax.data import BadImage, Example, Transform, transforms
+from epjax.data import BadImage, Example, Transform, Vocabulary, Window, transforms
 from epjax.data.sources.words import readable
 from epjax.network import Params
 from epjax.runs import records
@@ -34,6 +34,14 @@ class Trained:
     transform: Transform
     normalise: Normalise
     words: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of a language model. Raises ValueError where the run learnt images."""
+        if not self.token:
+            raise ValueError("workdir must be that of a language model, but its network takes images: epjax predict")
+        return Vocabulary(self.config.images.tokens, self.classes)  # type: ignore[attr-defined]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,7 +49,12 @@ class Trained:
         return tuple(readable(name, self.words) for name in self.classes)
 
     def pixels(self, path: Path) -> np.ndarray:
-        """The image as the network was evaluated on it, uint8 [H, W, C]. Raises BadImage, naming the file."""
+        """The image as the network was evaluated on it, uint8 [H, W, C].
+
+        Raises BadImage, naming the file, and ValueError for a language model.
+        """
+        if self.token:
+            raise ValueError(f"the network takes a text, no images: epjax sample goes on with one, got {path}")
         try:
             example = Example(path.read_bytes(), 0, str(path))
         except OSError as error:
@@ -75,7 +88,7 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     config = unflat(experiment.config, run.config)
     network = experiment.make_network(config, len(run.classes))
     kind = model["transform"].pop("kind")
-    transform = getattr(transforms, kind)(**model["transform"])
+    transform = (Window if kind == Window.__name__ else getattr(transforms, kind))(**model["transform"])
     step = _step(run, checkpoint)
     shapes = jax.eval_shape(partial(network.init, input_shape=transform.shape), jax.random.key(0))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -83,7 +96,8 @@ def load(workdir: Path, checkpoint: str = "best") -> Trained:
     params = read_params(workdir / "checkpoints", step, like, averaged=config.optimiser.ema is not None)
     as_system(network).check_values(params, np.zeros((1, *transform.shape), np.float32))
     normalise = Normalise(tuple(model["mean"]), tuple(model["std"]))
-    return Trained(config, network, params, step, run.classes, transform, normalise, run.words)
+    token = model.get("token", "")
+    return Trained(config, network, params, step, run.classes, transform, normalise, run.words, token)
 
 
 def _step(run: records.Run, checkpoint: str) -> int:

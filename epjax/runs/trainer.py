@@ -20,7 +20,7 @@ from epjax.runs.alarm import Alarms, guessing
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
-from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, skipped_in_a_row
+from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, in_bits, skipped_in_a_row
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
@@ -65,7 +65,7 @@ class Pending:
     waited: float
 
 
-def make_plan(config: Config, images: int) -> Plan:
+def make_plan(config: Config, images: int, examples: str = "images") -> Plan:
     """Raises ValueError for a batch larger than the training set and for counts below 1."""
     run, optimiser = config.run, config.optimiser
     counts = [("epochs", optimiser.epochs), ("batch_size", optimiser.batch_size), ("max_steps", run.max_steps)]
@@ -80,7 +80,7 @@ def make_plan(config: Config, images: int) -> Plan:
             raise ValueError(f"{name} must be a finite number of at least 0, but is {amount}")
     epoch = images // optimiser.batch_size
     if not epoch:
-        raise ValueError(f"batch_size must be at most the {images} training images, but is {optimiser.batch_size}")
+        raise ValueError(f"batch_size must be at most the {images} training {examples}, but is {optimiser.batch_size}")
     total = min(epoch * optimiser.epochs, run.max_steps or epoch * optimiser.epochs)
     return Plan(epoch, total, run.log_every or max(1, min(100, epoch // 10)), epoch * run.eval_every)
 
@@ -125,8 +125,10 @@ class Trainer:
         """Touches no file. `on_evaluation` is given all lines of metrics.jsonl after each evaluation."""
         self.config, self.task, self.console, self.on_evaluation = config, task, console, on_evaluation
         self.directory: Path = config.run.workdir
-        self.plan = make_plan(config, len(task.dataset.train))
+        self.plan = make_plan(config, len(task.dataset.train), task.dataset.examples)
         self.mesh = sharding.make_mesh(config.run.model_parallel)
+        if task.dataset.token and config.gradient.label_smoothing:
+            raise ValueError(f"label_smoothing must be 0 for a text, got {config.gradient.label_smoothing}")
         microbatches = config.run.microbatches
         sharding.check_batch_size(config.optimiser.batch_size, self.mesh, microbatches)
         self.rate = schedule(config.optimiser, self.plan)
@@ -151,7 +153,9 @@ class Trainer:
         self.pending: Pending | None = None
         self.pace = Pace()
         beta = config.gradient.beta if config.gradient.algorithm == "ep" else None
-        self.alarms = Alarms(beta, guessing(config.gradient.cost, len(task.dataset.classes)))
+        positions = math.prod(getattr(task.train_transform, "label_shape", ()))
+        self.alarms = Alarms(beta, guessing(config.gradient.cost, len(task.dataset.classes), positions))
+        self.bits = in_bits if task.dataset.token and config.gradient.cost == "cross_entropy" else lambda line: {}
         self.left_out: set[str] = set()
 
     def _make_step(self, normalise: Normalise) -> Step:
@@ -180,7 +184,8 @@ class Trainer:
                     facts = {"config": options, "model": self.task.interface(), "machine": machine.describe()}
                     for name, content in facts.items():
                         store(content, self.directory / f"{name}.json")
-                reporter = Reporter(self.console, self.plan.total, self.config.optimiser.epochs, self.step, self.top5)
+                data, of = self.task.dataset, (self.plan.total, self.config.optimiser.epochs, self.step)
+                reporter = Reporter(self.console, *of, self.top5, data.examples, data.token)
                 with StopRequest() as self.stop, reporter as self.reporter:
                     self._loop()
                 self.checkpoints.wait()
@@ -299,7 +304,7 @@ class Trainer:
         if step % self.plan.log == 0 and self.meter.sums["steps"]:
             line = {"step": step, "epoch": self.plan.at(step)} | self.meter.line()
             rate_used = float(f"{float(self.rate(step - 1)):.6g}")
-            self.log.write(line | {"learning_rate": rate_used, "seconds": self._seconds()})
+            self.log.write(line | self.bits(line) | {"learning_rate": rate_used, "seconds": self._seconds()})
 
     def _status(self, step: int, values: Mapping[str, Any]) -> Status:
         rate = self.meter.images_per_second
@@ -344,7 +349,8 @@ class Trainer:
             values = evaluate(self.eval_step, evaluated(self.state.params, self.state.opt_state), feed)
         if signal := self.stop.due():
             self._stop(signal)
-        line = {"step": self.step, "epoch": self.plan.at(self.step)} | values | {"seconds": self._seconds()}
+        line = {"step": self.step, "epoch": self.plan.at(self.step)} | values | self.bits(values)
+        line |= {"seconds": self._seconds()}
         self.log.write(line)
         self.reporter.evaluated(line, self.meter.images_per_second, self.meter.waiting)
         self._save(metric=line["val_top1_error"])

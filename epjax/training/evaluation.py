@@ -8,22 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from epjax.cost import Cost
-from epjax.shapes import Array, Float, Int
+from epjax.shapes import Array, Bool, Float, Int, Shaped
 
 Batch = Mapping[str, jax.Array]
 
 
-def rank_of_label(output: Float[Array, "batch classes"], label: Int[Array, " batch"]) -> Int[Array, " batch"]:
-    """How many classes come before the right one: output [B, C], label int [B] -> int32 [B].
+def rank_of_label(output: Float[Array, "*batch classes"], label: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """How many classes come before the right one: output [B, ..., C], label int [B, ...] -> int32 [B, ...].
 
     Equal outputs are ordered by class, as `top_k` orders them. An output that is not a number comes last,
     so a network that has broken is never counted as right.
     """
-    own = jnp.take_along_axis(output, label[:, None], axis=1)
-    earlier = jnp.arange(output.shape[1])[None, :] < label[:, None]
-    ahead = (output > own) | ((output == own) & earlier)
-    broken = ~jnp.all(jnp.isfinite(output), axis=1)
-    return jnp.where(broken, output.shape[1], jnp.sum(ahead, axis=1, dtype=jnp.int32))
+    own = jnp.take_along_axis(output, label[..., None], axis=-1)
+    numbers = jnp.arange(output.shape[-1]).reshape((1,) * label.ndim + (-1,))
+    ahead = (output > own) | ((output == own) & (numbers < label[..., None]))
+    broken = ~jnp.all(jnp.isfinite(output), axis=-1)
+    return jnp.where(broken, output.shape[-1], jnp.sum(ahead, axis=-1, dtype=jnp.int32))
+
+
+def _count(wrong: Bool[Array, "batch ..."], mask: Bool[Array, " batch"]) -> Shaped[Array, ""]:
+    """How many examples are wrong, of those that count; of one with positions the share that is."""
+    if wrong.ndim == 1:
+        return jnp.sum(mask & wrong, dtype=jnp.int32)
+    share = jnp.mean(wrong, axis=tuple(range(1, wrong.ndim)), dtype=jnp.float32)
+    return jnp.sum(jnp.where(mask, share, 0.0))
 
 
 def eval_step(
@@ -33,7 +41,7 @@ def eval_step(
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Sums over the images of a batch whose `mask` is true, compiled.
 
-    They are `count`, `cost`, and the wrong ones `top1` and `top5`.
+    They are `count`, `cost`, and the wrong ones `top1` and `top5`, of a text the share of its tokens.
     `forward(params, x)` gives all layer states of ONE image, the output last; `cost(output, label)` is of
     one image.
     """
@@ -46,8 +54,8 @@ def eval_step(
         return {
             "count": jnp.sum(mask, dtype=jnp.int32),
             "cost": jnp.sum(jnp.where(mask, costs, 0.0)),
-            "top1": jnp.sum(mask & (rank >= 1), dtype=jnp.int32),
-            "top5": jnp.sum(mask & (rank >= 5), dtype=jnp.int32),
+            "top1": _count(rank >= 1, mask),
+            "top5": _count(rank >= 5, mask),
         }
 
     return jax.jit(step)

@@ -34,7 +34,10 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Normalise:
-    """x = (image / 255 - mean) / std for uint8 images [..., H, W, C]; on the device, so that bytes travel."""
+    """x = (image / 255 - mean) / std for uint8 images [..., H, W, C]; on the device, so that bytes travel.
+
+    Without a channel, mean () and std (), it leaves what it is given as it is: tokens.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -50,6 +53,8 @@ class Normalise:
         self, image: Shaped[Array, "*batch height width channels"]
     ) -> Float[Array, "*batch height width channels"]:
         """The image, float32."""
+        if not self.mean:
+            return image
         scale = 1.0 / (255.0 * np.asarray(self.std, np.float32))
         shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         shape = (1,) * (image.ndim - 1) + (-1,)
@@ -73,6 +78,8 @@ def train_step(
     project: Callable[[Params], Params] = lambda params: params,
 ) -> Step:
     """One update from `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, compiled, its state donated.
+
+    Of a text they are int32 [B, T] both, and errors count tokens.
 
     Randomness comes from `fold_in(key(seed), step)` and from nothing else; each example has its own key, so that it
     draws the same wherever it lies. The metrics are `cost` (mean), `top1_error` and `top5_error` (shares in [0, 1] of

@@ -1,4 +1,4 @@
-"""The embedded demo: 3,500 Fashion-MNIST images as JPEGs in a tar of ImageNet's layout (MIT licence, see NOTICE)."""
+"""The embedded demos, see NOTICE: 3,500 Fashion-MNIST images as JPEGs in a tar of ImageNet's layout, and a text."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from epjax.data.source import Dataset, make_dataset
 from epjax.data.sources.tar import open_tar
 
 PATH = Path(__file__).parent / "fashion_mnist.tar"
+TEXT = Path(__file__).parent / "coriolanus.txt"
 
 CLASSES = (
     *("t_shirt_top", "trouser", "pullover", "dress", "coat"),
