@@ -4,7 +4,7 @@ from epjax import cost, models, pc, systems
 from epjax.diagnosis import diagnose
 from epjax.estimator import backprop_value_and_grad, exact_value_and_grad, value_and_grad
 from epjax.loss import ep_loss
-from epjax.network import Layer, Network, activation, drive, from_flax, from_function, state
+from epjax.network import Layer, Network, Repeat, activation, drive, from_flax, from_function, state
 from epjax.systems.pcn import Async, Sweep, Sync, energy
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Solution
@@ -18,6 +18,7 @@ __all__ = [
     "Layer",
     "Network",
     "Relax",
+    "Repeat",
     "Solution",
     "Sweep",
     "Sync",

@@ -22,7 +22,7 @@ from epjax.network import Network, Params
 from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
 from epjax.shapes import Array, Inexact, Shaped
-from epjax.systems import as_equilibration, as_system
+from epjax.systems import as_equilibration, as_system, layer_by_layer
 from epjax.systems.sharing import settled
 from epjax.systems.solution import Errors, Solution, displacement
 from epjax.systems.system import Argnums, Aux, Noisy, System, ValueAndGrad
@@ -83,6 +83,8 @@ def value_and_grad(
         warn_of_projection(net, cost)
     method = system.default_equilibration() if equilibration is None else as_equilibration(equilibration)
     together = phases == "together" and not plan.is_complex
+    if plan.is_complex or not getattr(method, "takes_runs", False):
+        system = layer_by_layer(system)
     method = settled(method, len(plan.s), errors, together=together)
     system.check(plan, method, errors)
     one_product = getattr(method, "products", "own") == "shared"

@@ -31,7 +31,7 @@ from epjax.diagnosis.susceptibility import largest
 from epjax.estimator import USUAL_BETA, exact_value_and_grad, value_and_grad
 from epjax.network import Network, Params
 from epjax.scheme import as_scheme
-from epjax.systems import Relax, System, as_equilibration, as_system
+from epjax.systems import Relax, System, as_equilibration, as_system, layer_by_layer
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.pcn.traversal import Async, Sync
 from epjax.systems.solution import Solution
@@ -73,6 +73,7 @@ def diagnoser(
     **options: Any,
 ) -> Diagnose:
     """`diagnose` as a function (params, x, y, key) whose programs are compiled once; options of `value_and_grad`."""
+    net = layer_by_layer(net)  # what is told is told of each
     system, cost = as_system(net), as_cost(cost)
     beta = USUAL_BETA[options.get("errors", "carried")] if beta is None else beta
     method = _method(system, beta, equilibration, options)

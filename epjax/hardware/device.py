@@ -29,7 +29,7 @@ from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
 from epjax.shapes import Array
-from epjax.systems import PCN, as_system
+from epjax.systems import PCN, as_system, layer_by_layer
 from epjax.systems.chain import Chain
 from epjax.systems.pcn.energy import prediction_errors
 from epjax.systems.solution import Errors, Solution
@@ -112,7 +112,7 @@ class Device:
     def __post_init__(self) -> None:
         if isinstance(self.system, Device):
             raise ValueError("system must be the ideal one, got a Device: give one Device all options")
-        object.__setattr__(self, "system", as_system(self.system))
+        object.__setattr__(self, "system", layer_by_layer(as_system(self.system)))
         for name in ("read_noise", "noise_floor", "mismatch", "drift", "temperature"):
             check_least(name, getattr(self, name), 0)
         check_least("reads", self.reads, 1)

@@ -1,62 +1,32 @@
-"""Networks: a drive and an activation a layer, skip connections, the free phase. Layers count from 1; h_0 = x."""
+"""Networks: layers and runs of equal layers, skip connections, the free phase. Layers count from 1; h_0 = x."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
-from epjax.network.activation import Activation, as_activation, relu
+from epjax.network.activation import Activation
 from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature, wide
-from epjax.network.modules import Drive, Refused, as_drive, takes_indices
+from epjax.network.layer import Layer
+from epjax.network.modules import Refused, takes_indices
 from epjax.network.precision import Precision, at_precision, check_precision
+from epjax.network.repeat import Repeat, Stacked
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, spread, ties
 from epjax.shapes import is_known
 
-if TYPE_CHECKING:
-    from flax import nnx
-else:
-    from epjax.network import nnx
-
 Params = tuple[Any, ...]
-"""One pytree of parameters a layer, float32 unless the caller casts it."""
+"""One pytree of parameters a layer, float32 unless the caller casts it; of a `Repeat` a `Stacked` one."""
 
 
-States = tuple[Array, ...]
-"""(h_1, ..., h_L) of one example."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """f_k = phi(a_k) with a_k = drive(h_{k-1}, *[h_s for s in skips]).
-
-    `drive` is any flax module, linen or nnx, that is a function of one example (see `epjax.network.modules`);
-    `activation` an `Activation`, or one of the library's by its name or its function (`jax.nn.relu`). `skips` are the
-    earlier layers (0 is the input) whose states it takes after h_{k-1}. Raises ValueError for anything else.
-    """
-
-    drive: nn.Module | nnx.Module | Drive
-    activation: Activation = relu
-    skips: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "activation", as_activation(self.activation))
-        if not isinstance(self.skips, Sequence) or not all(type(s) is int for s in self.skips):
-            raise ValueError(f"skips must be numbers of earlier layers, such as (0, 2), got {self.skips!r}")
-        object.__setattr__(self, "skips", tuple(self.skips))
-        _ = self.function  # an nnx module is taken as it is now
-
-    @cached_property
-    def function(self) -> Drive:
-        """The drive as a pure function of its parameters."""
-        return as_drive(self.drive)
+States = tuple[Any, ...]
+"""(h_1, ..., h_L) of one example: an array each, of a `Repeat` a `Stacked` of arrays."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +35,12 @@ class Network:
 
     `precision` is that of the products in every drive (see `epjax.network.precision`). A flax module, or an nnx
     parameter, that stands in several layers is one: `ties` names the places, and the parameters hold it once, at the
-    first (see `epjax.network.ties`). Raises ValueError for an empty network, what is no `Layer`, a skip that does not
-    come from an earlier layer, parts of a module that cannot be tied, or an unknown precision.
+    first (see `epjax.network.ties`). A `Repeat` stands for all layers of its run and counts as one. Raises ValueError
+    for an empty network, what is no `Layer` or `Repeat`, a `Repeat` at the end, a skip that does not come from an
+    earlier layer, parts of a module that cannot be tied, or an unknown precision.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Repeat, ...]
     precision: Precision = "float32"
     ties: tuple[Tie, ...] = field(init=False, repr=False)
 
@@ -82,12 +53,28 @@ class Network:
         object.__setattr__(self, "ties", ties([layer.function for layer in self.layers]))
 
     def __len__(self) -> int:
-        """L, the number of layers."""
+        """L, the number of layers; a run of equal layers is one."""
         return len(self.layers)
+
+    @property
+    def depth(self) -> int:
+        """The number of layers, those of a run counted by themselves."""
+        return self.number(len(self) + 1) - 1
+
+    def number(self, k: int) -> int:
+        """Which layer the first of entry k is, those of a run counted by themselves."""
+        return 1 + sum(layer.depth if isinstance(layer, Repeat) else 1 for layer in self.layers[: k - 1])
+
+    def unit(self, k: int) -> "Network | None":
+        """What entry k repeats, as a network of its own; None of a layer."""
+        if k not in self._units:
+            layer = self.layers[k - 1]
+            self._units[k] = Network(layer.unit, self.precision) if isinstance(layer, Repeat) else None
+        return self._units[k]
 
     def __repr__(self) -> str:
         layers = ", ".join(self._brief(k) for k in range(1, len(self) + 1))
-        return f"Network of {len(self)} layers, {self.precision}: {layers}"
+        return f"Network of {self.depth} layers, {self.precision}: {layers}"
 
     def summary(self, input_shape: Sequence[int]) -> str:
         """A table of the layers for one input of `input_shape`: shapes, parameters, FLOPs of a forward pass.
@@ -99,10 +86,18 @@ class Network:
         for k, (layer, theta) in enumerate(zip(self.layers, self.spread(params), strict=True), start=1):
             inputs = [h[j] for j in self.sources(k)]
             h.append(self._shape(theta, k, *inputs))
-            work = flops(lambda theta, inputs, k=k: self.predict(theta, k, *inputs), theta, inputs)
             name, held = layer.function.name, count(self.by_layer(params)[k - 1])
+            work = self._work(theta, k, *inputs)
             rows.append(Row(name, layer.activation.name, self.sources(k), h[-1].shape, held, work))
-        return table(f"{len(self)} layers, products in {self.precision}", input_shape, rows)
+        return table(f"{self.depth} layers, products in {self.precision}", input_shape, rows)
+
+    def _work(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> float:
+        """FLOPs of entry k; XLA counts what is in a loop once."""
+        layer, unit = self.layers[k - 1], self.unit(k)
+        if unit is None or not isinstance(layer, Repeat):
+            return flops(lambda theta, inputs: self.predict(theta, k, *inputs), theta_k, inputs)
+        one = jax.eval_shape(lambda theta: theta.unit(0), theta_k)
+        return layer.n * flops(lambda theta, inputs: unit.output_of(theta, *inputs), one, inputs)
 
     def sources(self, k: int) -> tuple[int, ...]:
         """The layers that feed layer k: k - 1, then its skips; 0 is the input."""
@@ -122,18 +117,38 @@ class Network:
         An nnx module gives the parameters that it holds. Raises ValueError, before anything is compiled, naming the
         layer whose module refuses what the layer below gives it, mixes examples, draws random numbers or keeps state.
         """
+        x = self.example(input_shape)
+        params, output = self._drawn(key, 1, x)
+        self._checked[signature(params, x)] = output
+        return params
+
+    def _drawn(self, key: Array, first: int | Array, x: jax.ShapeDtypeStruct) -> tuple[Params, jax.ShapeDtypeStruct]:
+        """Parameters for an input x, and the output's shape; the first layer is number `first` of those that draw."""
         params: Params = ()
-        h = [self.example(input_shape)]
-        for k, layer in enumerate(self.layers, start=1):
+        h = [x]
+        for k in range(1, len(self) + 1):
             inputs = [h[j] for j in self.sources(k)]
             with self._named(k, inputs):
-                theta = layer.function.init(jax.random.fold_in(key, k), *self._given(k, inputs))
+                theta = self._drawn_entry(key, k, first + (self.number(k) - 1), self._given(k, inputs))
                 params = (*params, own(self.ties, k, theta))
                 h.append(self._shape(self.spread(params)[-1], k, *inputs))
+                self._check_repeats(k, inputs[0], h[-1])
             if 0 in h[-1].shape:
-                raise ValueError(f"input_shape {tuple(input_shape)} is too small: layer {k} gives shape {h[-1].shape}")
-        self._checked[signature(params, h[0])] = h[-1]
-        return params
+                raise ValueError(f"input_shape {tuple(x.shape)} is too small: layer {k} gives shape {h[-1].shape}")
+        return params, h[-1]
+
+    def _drawn_entry(self, key: Array, k: int, number: int | Array, inputs: list[jax.ShapeDtypeStruct]) -> Any:
+        """The parameters of entry k; those of a run are what its layers would draw one by one."""
+        layer, unit = self.layers[k - 1], self.unit(k)
+        if unit is None or not isinstance(layer, Repeat):
+            return layer.function.init(jax.random.fold_in(key, number), *inputs)
+        firsts = number + len(unit) * jnp.arange(layer.n)
+        return Stacked(jax.vmap(lambda first: unit._drawn(key, first, inputs[0])[0])(firsts))
+
+    def _check_repeats(self, k: int, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> None:
+        if self.unit(k) is not None and (x.shape, x.dtype) != (y.shape, y.dtype):
+            was, now = f"{x.dtype} {list(x.shape)}", f"{y.dtype} {list(y.shape)}"
+            raise Refused(f"must give what it takes, for it is repeated: it takes {was} and gives {now}")
 
     def check(self, params: Params, x: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The output's shape; ValueError for what `init` refuses and for parameters that are not as it gives them.
@@ -147,13 +162,14 @@ class Network:
         spread = self.spread(params)
         key = jax.eval_shape(lambda: jax.random.key(0))
         h = [jax.ShapeDtypeStruct(x.shape, x.dtype)]
-        for k, layer in enumerate(self.layers, start=1):
+        for k in range(1, len(self) + 1):
             inputs = [h[j] for j in self.sources(k)]
             with self._named(k, inputs):
                 drawn = self._given(k, [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in inputs])  # as in `init`
-                expected = jax.eval_shape(lambda key, f=layer.function, drawn=drawn: f.init(key, *drawn), key)
+                expected = jax.eval_shape(lambda key, k=k, drawn=drawn: self._drawn_entry(key, k, 1, drawn), key)
                 check_parameters_of(expected, spread[k - 1])
                 h.append(self._shape(spread[k - 1], k, *inputs))
+                self._check_repeats(k, inputs[0], h[-1])
             if 0 in h[-1].shape:
                 raise ValueError(f"x {x.shape} is too small: layer {k} gives shape {h[-1].shape}")
         self._checked[kind] = h[-1]
@@ -202,6 +218,10 @@ class Network:
         return {}
 
     @cached_property
+    def _units(self) -> dict[int, "Network | None"]:
+        return {}
+
+    @cached_property
     def _told(self) -> set[str]:
         return set()
 
@@ -219,7 +239,14 @@ class Network:
         ]
 
     def _shape(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape: jax.ShapeDtypeStruct = jax.eval_shape(lambda p, *i: self.predict(p, k, *i), theta_k, *inputs)
+        unit = self.unit(k)
+
+        def output(theta_k: Any, *inputs: Array) -> Array:
+            if unit is None:
+                return self.predict(theta_k, k, *inputs)
+            return unit.output_of(theta_k.unit(0), *inputs)  # the others give the same, or `_check_repeats` says so
+
+        shape: jax.ShapeDtypeStruct = jax.eval_shape(output, theta_k, *inputs)
         return shape
 
     @contextmanager
@@ -239,6 +266,8 @@ class Network:
 
         Indices are not rounded to the precision of products.
         """
+        if self.unit(k) is not None:
+            raise ValueError(f"layer {k} is a run of equal layers and has no drive: epjax.network.unrolled gives them")
         function, sources = self.layers[k - 1].function, self.sources(k)
         if self.indices is None or 0 not in sources:
             return as_state(at_precision(self.precision, function.apply, theta_k, *inputs), inputs[0].dtype)
@@ -254,19 +283,53 @@ class Network:
         return as_state(a, inputs[0].dtype)
 
     def predict(self, theta_k: Any, k: int, *inputs: Array) -> Array:
-        """f_k = phi_k(a_k) of one example."""
+        """f_k = phi_k(a_k) of one example; of a `Repeat` what its last layer gives."""
+        if self.unit(k) is not None:
+            return self.through(theta_k, k, inputs[0])[0]
         return self.activation(k)(self.drive(theta_k, k, *inputs))
+
+    def through(self, theta_k: Stacked, k: int, h: Array, *, keep: bool = False) -> tuple[Array, Any]:
+        """h through the run of entry k: what its last layer gives, and with `keep` the states of all of them."""
+        unit = self.unit(k)
+        assert unit is not None
+
+        def step(h: Array, theta: Params) -> tuple[Array, Any]:
+            output, states = unit.passed(theta, h, keep=keep)
+            return output, states if keep else None
+
+        output, states = lax.scan(step, h, theta_k.units)
+        return output, Stacked(states) if keep else None
+
+    def passed(self, params: Params, x: Array, *, keep: bool) -> tuple[Array, States]:
+        """A forward pass of parameters that are known to fit: the output, and with `keep` the state of every layer."""
+        params, outputs, states = self.spread(params), [x], []
+        for k in range(1, len(self) + 1):
+            inputs = [outputs[j] for j in self.sources(k)]
+            if self.unit(k) is None:
+                output = state = self.predict(params[k - 1], k, *inputs)
+            else:
+                output, state = self.through(params[k - 1], k, inputs[0], keep=keep)
+            outputs.append(output)
+            states.append(state)
+        return outputs[-1], tuple(states) if keep else ()
+
+    def output_of(self, params: Params, x: Array) -> Array:
+        """h_L of ONE example, of parameters that are known to fit."""
+        return self.passed(params, x, keep=False)[0]
+
+    def output(self, params: Params, x: Array) -> Array:
+        """h_L of ONE example; vmap for a batch. Raises ValueError as `forward` does."""
+        x = one_example(self.check, params, self.as_input(params, x))
+        return self.output_of(params, x)
 
     def forward(self, params: Params, x: Array) -> States:
         """The free phase, h_k = f_k(h_{k-1}) for k = 1..L: every state of ONE example; vmap for a batch.
 
-        Raises ValueError as `check` does, and for a batch where one example is meant.
+        Those of a `Repeat` are a `Stacked`. Raises ValueError as `check` does, and for a batch where one example is
+        meant.
         """
         x = one_example(self.check, params, self.as_input(params, x))
-        params, h = self.spread(params), [x]
-        for k in range(1, len(self) + 1):
-            h.append(self.predict(params[k - 1], k, *(h[j] for j in self.sources(k))))
-        return tuple(h[1:])
+        return self.passed(params, x, keep=True)[1]
 
 
 def _layers(given: Any) -> tuple[Layer, ...]:
@@ -276,9 +339,11 @@ def _layers(given: Any) -> tuple[Layer, ...]:
     if not given:
         raise ValueError("layers must hold at least one Layer, got none")
     for i, layer in enumerate(given):
-        if not isinstance(layer, Layer):
+        if not isinstance(layer, Layer | Repeat):
             what = type(layer).__name__
             raise ValueError(f"layers[{i}] must be a Layer, got {what}: epjax.from_flax takes modules and functions")
+    if isinstance(given[-1], Repeat):
+        raise ValueError(f"layers must end with a Layer, the output, got a Repeat of {given[-1].n}")
     return tuple(given)
 
 

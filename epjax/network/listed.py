@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 
 from epjax.network.activation import ACTIVATIONS, Activation, identity
-from epjax.network.architecture import Layer, Network
+from epjax.network.architecture import Network
 from epjax.network.drive import OneExample
+from epjax.network.layer import Layer
 from epjax.network.modules import BatchOfOne, Drive, Function, Joined, Kept, Linen, Plain, as_drive
 from epjax.network.precision import Precision
 from epjax.network.whole import of_model

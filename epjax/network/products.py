@@ -109,9 +109,14 @@ def _product(program: Jaxpr, equation: JaxprEqn, found: list[Known], mean: Calla
 
 @jax.custom_jvp
 def _only_the_gradient(v: Array) -> Array:
-    return jnp.zeros_like(v)
+    return _zeros_of(v)
 
 
 @_only_the_gradient.defjvp
 def _only_the_gradient_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return jnp.zeros_like(primals[0]), tangents[0]
+    return _zeros_of(primals[0]), tangents[0]
+
+
+def _zeros_of(v: Array) -> Array:
+    """Zeros that are mapped where v is, as its tangent is: in a loop jax wants both alike. XLA leaves out v."""
+    return lax.select(jnp.zeros(v.shape, bool), v, jnp.zeros_like(v))

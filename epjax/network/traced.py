@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import jaxpr_as_fun
 
-from epjax.network.architecture import Layer, Network, sentence
+from epjax.network.architecture import Network, sentence
 from epjax.network.arguments import check_example, signature, wide
 from epjax.network.cut import Piece, cut
+from epjax.network.layer import Layer
 from epjax.network.marks import laid_out
 from epjax.network.modules import Refused
 from epjax.network.precision import Precision, check_precision

@@ -2,14 +2,14 @@
 
 from epjax.cost import Cost, as_cost, squared_error
 from epjax.network import Network
-from epjax.systems import as_system
+from epjax.systems import as_system, layer_by_layer
 from epjax.systems.pcn import PCN
 from epjax.systems.system import System
 
 
 def as_pcn(net: Network | System, algorithm: str) -> PCN:
     """The predictive coding network that it trains. Raises ValueError for another system."""
-    system = as_system(net)
+    system = layer_by_layer(as_system(net))
     if not isinstance(system, PCN):
         raise ValueError(f"{algorithm} needs a predictive coding network, got {type(system).__name__}")
     return system

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from epjax.network import Network
+from epjax.network import Network, unrolled
 from epjax.systems.hopfield import Hopfield
 from epjax.systems.oscillators import Oscillators
 from epjax.systems.pcn import PCN, Async, Sweep, Sync
@@ -23,6 +23,16 @@ def as_system(net: Network | System) -> System:
         how = "epjax.Network(layers) for Layers, epjax.from_flax(model) for flax modules"
         raise ValueError(f"net must be an epjax.Network or another system, got a {type(net).__name__}: {how}")
     return net
+
+
+def layer_by_layer(net: Any) -> Any:
+    """A network, or one as a system, with its runs laid out and its parameters as they are; other systems as they are.
+
+    See `epjax.network.unrolled`.
+    """
+    if isinstance(net, Network):
+        return unrolled(net)
+    return PCN(unrolled(net.net), net.precisions) if isinstance(net, PCN) else net
 
 
 def as_equilibration(method: Any) -> Any:
@@ -47,4 +57,5 @@ __all__ = [
     "System",
     "as_equilibration",
     "as_system",
+    "layer_by_layer",
 ]

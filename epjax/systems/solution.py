@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.network import States
+from epjax.network.repeat import of_each
 
 Errors = Literal["carried", "recomputed"]
 
@@ -77,14 +78,13 @@ def check_tolerance(tolerance: float | None, dtype: jnp.dtype) -> None:
 def displacement(free: States, found: Solution) -> Array:
     """[L]: what errors (or displacements) are of the states of one example, by layer."""
     assert found.h is not None
-    measured = (h - s for h, s in zip(found.h, free, strict=True))
-    errors = measured if found.errors is None else found.errors
+    errors = jax.tree.map(jnp.subtract, found.h, free) if found.errors is None else found.errors
 
     def share(eps: Array, s: Array) -> Array:
         eps, s = jnp.linalg.norm(jnp.abs(eps).ravel()), jnp.linalg.norm(jnp.abs(s).ravel())
         return eps / jnp.maximum(jnp.maximum(eps, s), jnp.finfo(s.dtype).tiny)
 
-    return jnp.stack([share(eps, s) for eps, s in zip(errors, free, strict=True)])
+    return of_each(share, errors, free)
 
 
 def relative(r: Array, eps: Array) -> Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from epjax.network import Params
+from epjax.network import Params, Stacked
 
 
 def cosine(initial: float, final: float, periods: int, steps_per_period: int = 1) -> optax.Schedule:
@@ -126,13 +126,31 @@ def _sgd(
     return decay, optax.trace(decay=momentum, nesterov=nesterov)
 
 
+def _matrices(params: Params) -> Any:
+    """Where muon finds matrices: the last two axes of what is 2-D in one layer; None of other parameters."""
+
+    def of(leaf: Any) -> Any:
+        if isinstance(leaf, Stacked):
+            return jax.tree.map(lambda v: _matrix(v.ndim - 1, 1), leaf)
+        return _matrix(leaf.ndim, 0)
+
+    return jax.tree.map(of, params, is_leaf=lambda leaf: isinstance(leaf, Stacked))
+
+
+def _matrix(ndim: int, first: int) -> Any:
+    return optax.contrib.MuonDimensionNumbers(first, first + 1) if ndim == 2 else None
+
+
 OPTIMISERS: dict[str, Direction] = {
     "sgd": _sgd,
     "adam": lambda momentum, decay: (decay, optax.scale_by_adam(b1=momentum)),
     "adamw": lambda momentum, decay: (optax.scale_by_adam(b1=momentum), decay),
     "lion": lambda momentum, decay: (optax.scale_by_lion(b1=momentum), decay),
     # The sign of -1 undoes that of its own learning rate, which it has because of the Adam within.
-    "muon": lambda momentum, decay: (optax.contrib.muon(-1.0, beta=momentum), decay),
+    "muon": lambda momentum, decay: (
+        optax.contrib.muon(-1.0, beta=momentum, muon_weight_dimension_numbers=_matrices),
+        decay,
+    ),
 }
 """Optimisers by name. All are optax's, every number that is not given has optax's own default.
 

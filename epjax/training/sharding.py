@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from epjax.network import Params
+from epjax.network import Params, Stacked
 from epjax.systems.system import Aux, ValueAndGrad
 
 DATA, MODEL = "data", "model"
@@ -56,8 +56,22 @@ def parameter_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """`parameter_sharding` for every leaf of a pytree of arrays or `jax.ShapeDtypeStruct`."""
-    return jax.tree.map(lambda leaf: parameter_sharding(mesh, leaf.shape), state)
+    """`parameter_sharding` for every leaf of a pytree of arrays or `jax.ShapeDtypeStruct`.
+
+    What a run of equal layers holds lies as that of one layer: the axis of the layers is whole on every device.
+    """
+
+    def of(leaf: Any) -> Any:
+        if isinstance(leaf, Stacked):
+            return jax.tree.map(lambda v: _of_each_layer(mesh, v.shape), leaf)
+        return parameter_sharding(mesh, leaf.shape)
+
+    return jax.tree.map(of, state, is_leaf=lambda leaf: isinstance(leaf, Stacked))
+
+
+def _of_each_layer(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    spec = parameter_sharding(mesh, shape[1:]).spec
+    return NamedSharding(mesh, PartitionSpec(None, *spec) if spec else spec)
 
 
 def born_sharded(make: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -86,7 +100,7 @@ def per_device(value_and_grad: ValueAndGrad, mesh: Mesh) -> ValueAndGrad:
     def sharded(params: Params, x: Array, y: Array, key: Array | None = None) -> tuple[tuple[Array, Aux], Params]:
         if key is not None and key.shape != x.shape[:1]:
             raise ValueError(f"key must be None or one key for each of {x.shape[0]} examples, got shape {key.shape}")
-        specs = jax.tree.map(lambda p: parameter_sharding(mesh, p.shape).spec, params)
+        specs = jax.tree.map(lambda placed: placed.spec, state_shardings(mesh, params))
 
         def own_share(slices: Params, x: Array, y: Array, key: Array | None) -> tuple[tuple[Array, Aux], Params]:
             (cost, aux), grads = value_and_grad(jax.tree.map(_gather, slices, specs), x, y, key)

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from epjax.cost import Cost
-from epjax.network import Network, Params, States
+from epjax.network import Network, Params, Stacked, States, unrolled
 from epjax.network.kinks import crossed, switches
 from epjax.network.products import at_mean_states
+from epjax.network.repeat import output_of
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
+from epjax.systems.pcn.linearised import Precisions
 from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
 from epjax.systems.pcn.relaxation import chi
-from epjax.systems.pcn.signals import FreePhase, Precisions, free_phase
+from epjax.systems.pcn.signals import FreePhase, free_phase
 from epjax.systems.pcn.sweep import Sweep
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
@@ -32,7 +34,7 @@ class PCN:
     Computation 29, 2017), not to be confused with the precision of products; None: all are 1. With them
     T_k = 1/pi_k sum_j (d f_j / d h_k)^T pi_j eps_j, and layer k's gradient is - pi_k (d f_k / d theta_k)^T eps_k.
     As beta goes to 0 a nudge still gives backpropagation's gradient, whatever they are. Raises ValueError unless they
-    are one positive number a layer.
+    are one positive number a layer; with them a `Repeat` is laid out.
     """
 
     net: Network
@@ -41,6 +43,7 @@ class PCN:
     def __post_init__(self) -> None:
         if self.precisions is None:
             return
+        object.__setattr__(self, "net", unrolled(self.net))
         object.__setattr__(self, "precisions", tuple(map(float, self.precisions)))
         if len(self.precisions) != len(self.net) or not all(0 < pi < float("inf") for pi in self.precisions):
             allowed = f"one positive number for each of {len(self.net)} layers"
@@ -155,12 +158,15 @@ class PCN:
         del free
         assert errors is not None
         net, params = self.net, self.net.spread(params)
-        states = (x, *map(lax.stop_gradient, nudged))
+        states = (x, *lax.stop_gradient(nudged))
         total = jnp.zeros((), x.dtype)
         for k, eps in enumerate(errors, start=1):
-            eps = lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
+            if net.unit(k) is not None:
+                total -= _told_run(net, params[k - 1], k, states, eps, weights, mean)
+                continue
+            eps = _weighed(eps, weights)
             sources = net.sources(k)
-            inputs = [states[j] for j in sources]
+            inputs = [output_of(states[j], 2) for j in sources]
             if any(sources):
                 f = _in_each_phase(net, params[k - 1], k, inputs, mean)
             else:  # the same prediction in every phase
@@ -192,9 +198,46 @@ def _check_nothing(free: Any) -> None:
         raise ValueError(f"free must be None for a predictive coding network, which needs one pass, got {free!r}")
 
 
-def _in_each_phase(net: Network, theta_k: Any, k: int, inputs: list[Array], mean: Array | None) -> Array:
+def _weighed(eps: Array, weights: Array) -> Array:
+    return lax.stop_gradient(eps) * weights.reshape(weights.shape + (1,) * (eps.ndim - 2))
+
+
+def _told_run(
+    net: Network, theta: Stacked, k: int, states: States, errors: Stacked, weights: Array, mean: Array | None
+) -> Array:
+    """sum f_i . sum_bp weights_bp eps_i over the layers of the run of entry k, one unit at a time.
+
+    Nothing of a unit's forward pass is kept but what goes in: its derivative comes right after it.
+    """
+    unit, (source,) = net.unit(k), net.sources(k)
+    assert unit is not None
+    below = output_of(states[source], 2)
+    if source == 0:
+        below = jnp.broadcast_to(below[:, None], (*weights.shape, *below.shape[1:]))
+    h, eps = jax.tree.map(lambda v: jnp.moveaxis(v, 2, 0), (states[k].units, errors.units))
+    n = len(h[-1])
+
+    def told(i: Array, theta: Params, h_i: States, eps_i: States) -> Array:
+        under = lax.dynamic_index_in_dim(h[-1], jnp.maximum(i - 1, 0), keepdims=False)
+        inner, theta = (jnp.where(i == 0, below, under), *h_i), unit.spread(theta)
+        total = jnp.zeros((), weights.dtype)
+        for j, eps in enumerate(eps_i, start=1):
+            f = _in_each_phase(unit, theta[j - 1], j, [inner[s] for s in unit.sources(j)], mean, clamped=False)
+            total += jnp.sum(f * _weighed(eps, weights))
+        return total
+
+    def step(total: Array, at: Any) -> tuple[Array, None]:
+        return total + jax.checkpoint(told, prevent_cse=False)(*at), None
+
+    total, _ = lax.scan(step, jnp.zeros((), weights.dtype), (jnp.arange(n), theta.units, h, eps))
+    return total
+
+
+def _in_each_phase(
+    net: Network, theta_k: Any, k: int, inputs: list[Array], mean: Array | None, *, clamped: bool = True
+) -> Array:
     """f_k [B, P, ...] from inputs [B, P, ...], of the clamped input [B, ...]."""
-    axes = tuple(0 if j else None for j in net.sources(k))
+    axes = tuple(None if j == 0 and clamped else 0 for j in net.sources(k))
 
     def predict(theta_k: Any, *inputs: Array) -> Array:
         return net.predict(theta_k, k, *inputs)
@@ -210,5 +253,5 @@ def _in_each_phase(net: Network, theta_k: Any, k: int, inputs: list[Array], mean
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
     """The mean over the batch of C(h_L, y) at the free state, and the free output [B, classes]: one forward pass."""
-    output = jax.vmap(lambda x: net.forward(params, x)[-1])(x)
+    output = jax.vmap(lambda x: net.output(params, x))(x)
     return jnp.mean(jax.vmap(cost)(output, y)), output

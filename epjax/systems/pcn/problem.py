@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from epjax.network import Network, Params, States
-from epjax.network.activation import Update
+from epjax.network.activation import Activation, Update
+from epjax.network.repeat import of_each
 from epjax.perturbation import Perturbation
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
-from epjax.systems.pcn.signals import FreePhase, Linearised, Precisions, linearise, sum_signals
+from epjax.systems.pcn.linearised import Error, Linearised, Precisions, linearise, sum_signals
+from epjax.systems.pcn.signals import FreePhase, Layers, down
 from epjax.systems.solution import Errors, Solution, check_tolerance, relative
 
 
@@ -69,20 +72,29 @@ def equilibrate(problem: Problem, method: Equilibration) -> Solution:
     return method.solve(problem)
 
 
-def residual(
-    problem: Problem, update: Update, h_L: Array, errors: Sequence[Array], layers: Sequence[Linearised]
-) -> Array:
+def residual(problem: Problem, update: Update, h_L: Array, errors: Sequence[Any], layers: Layers) -> Array:
     """max_k ||r_k|| / ||eps_k|| with r_k = eps_k - error(a_k, T_k), T_k from `errors` at the state of `layers`.
 
     The largest number of its dtype where some eps_k vanishes and r_k does not; infinite or NaN only where an r_k is.
     """
-    L = len(errors)
-    T = sum_signals([layer.pull(eps) for layer, eps in zip(layers, errors, strict=True)])
-    T[L] = problem.perturbation.signal(h_L)
-    r = [eps - new_error(problem, update, k, layers[k - 1].a, T[k]) for k, eps in enumerate(errors, start=1)]
-    worst = jnp.max(jnp.stack([relative(r_k, eps) for r_k, eps in zip(r, errors, strict=True)]))
-    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(r_k)) for r_k in r]))
+    L, signal, output = len(errors), problem.perturbation.signal(h_L), layers[-1]
+    assert isinstance(output, Linearised)
+    T = sum_signals([{L: signal}, output.pull(errors[-1])])
+    below = down(layers[:-1], T, layer_error(update), errors[:-1])[1]
+    new = (*below, new_error(problem, update, L, output.a, signal))
+    r = [jax.tree.map(jnp.subtract, eps, error) for eps, error in zip(errors, new, strict=True)]
+    worst = jnp.max(of_each(relative, r, errors))
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(r_k)) for r_k in jax.tree.leaves(r)]))
     return jnp.where(sound, jnp.minimum(worst, jnp.finfo(worst.dtype).max), worst)
+
+
+def layer_error(update: Update) -> Error:
+    """eps_k after a full step (alpha = 1) of a layer below the output, or of every layer of a run."""
+
+    def error(activation: Activation, a: Array, T: Array) -> Array:
+        return activation.error(a, T, update)
+
+    return error
 
 
 def new_error(problem: Problem, update: Update, k: int, a: Array, T: Array) -> Array:

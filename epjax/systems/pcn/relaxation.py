@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.perturbation import Perturbation
-from epjax.systems.pcn.signals import FreePhase, sum_signals
+from epjax.systems.pcn.linearised import sum_signals
+from epjax.systems.pcn.signals import FreePhase
 from epjax.systems.solution import relative
 
 Relaxation = float | Literal["auto"] | None

@@ -10,22 +10,25 @@ nudged state. Further sweeps converge where the output's error is relaxed enough
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, ClassVar, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.network import Network, States
+from epjax.network import Network, States, unrolled
 from epjax.network.activation import Update, check_update
+from epjax.network.repeat import of_each
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
-from epjax.systems.pcn.problem import Problem, new_error, residual
+from epjax.systems.pcn.linearised import Error, Linearised
+from epjax.systems.pcn.problem import Problem, layer_error, new_error, residual
 from epjax.systems.pcn.relaxation import Output, Relaxation, check_relaxation, resolved
-from epjax.systems.pcn.signals import Linearised, sum_signals
+from epjax.systems.pcn.signals import Layers, down, sent, through
 from epjax.systems.pcn.traversal import Trace
 from epjax.systems.sharing import Sharing, check_sharing
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
-Signals = tuple[Array, ...]
+Signals = tuple[Any, ...]
 """(T_1, ..., T_L)."""
 Out = Output | None
 
@@ -54,6 +57,9 @@ class Sweep:
     signals: Sharing = "own"
     products: Sharing | None = None
 
+    takes_runs: ClassVar[bool] = True
+    """A `Repeat` goes through as one, in a `lax.scan`."""
+
     def __post_init__(self) -> None:
         check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
         check_relaxation(self.relaxation)
@@ -61,7 +67,7 @@ class Sweep:
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
-        check_update(self.update, tuple(layer.activation for layer in net.layers))
+        check_update(self.update, tuple(layer.activation for layer in unrolled(net).layers))
         if errors not in get_args(Errors):
             raise ValueError(f"errors must be one of {', '.join(get_args(Errors))}, got {errors!r}")
 
@@ -139,44 +145,54 @@ class Sweep:
         """
         net, layers, nudge = problem.net, problem.free.layers, problem.perturbation
         L = len(net)
-        kink = next((k for k in range(L, 0, -1) if net.activation(k).projects), 0)
+        kink = next((k for k in range(L, 0, -1) if _projects(net, k)), 0)
         m = 1 if self.signals == "shared" else kink + 1
-        T = {L: nudge.direction(problem.free.output)}
+        T: dict[int, Any] = {L: nudge.direction(problem.free.output)}
         for k in range(L, m - 1, -1):
-            T = sum_signals([T, layers[k - 1].pull(T[k])])
-        T = {k: nudge.beta * T_k for k, T_k in T.items()}
+            T, _ = sent(layers[k - 1], k, T, lambda activation, a, T_k: T_k)
+        T = jax.tree.map(lambda T_k: nudge.beta * T_k, T)
         for k in range(m - 1, 0, -1):
-            T = sum_signals([T, layers[k - 1].pull(new_error(problem, self.update, k, layers[k - 1].a, T[k]))])
+            T, _ = sent(layers[k - 1], k, T, self.error(problem, k))
         return tuple(T[k] for k in range(1, L + 1))
 
+    def error(self, problem: Problem, k: int) -> Error:
+        """What a full step of layer k leaves."""
+        if k < len(problem.net):
+            return layer_error(self.update)
+        return lambda activation, a, T: problem.perturbation.error(activation, a, T, self.update)
+
     def backward(
-        self, problem: Problem, h: Sequence[Array], layers: Sequence[Linearised], output: Out = None
+        self, problem: Problem, h: Sequence[Any], layers: Layers, output: Out = None
     ) -> tuple[Signals, States, Out]:
         """(T_1..T_L) and the errors they leave, at the states h = (x, h_1, ..., h_L) linearised in `layers`.
 
         The target of a nudged output moves here, with its signal.
         """
         L, perturbation = len(problem.net), problem.perturbation
-        T: dict[int, Array] = {L: perturbation.signal(h[L])}
-        eps: dict[int, Array] = {}
-        for k in range(L, 0, -1):
-            eps[k] = new_error(problem, self.update, k, layers[k - 1].a, T[k])
-            if k == L and output is not None and perturbation.at_once:
-                eps[L] = output.eps
-            elif k == L:
-                eps[L], output = self.relaxed(problem, output, eps[L])
-            T = sum_signals([T, layers[k - 1].pull(eps[k])])
-        return tuple(T[k] for k in range(1, L + 1)), tuple(eps[k] for k in range(1, L + 1)), output
+        signal, last = perturbation.signal(h[L]), layers[-1]
+        assert isinstance(last, Linearised)
+        eps_L = new_error(problem, self.update, L, last.a, signal)
+        if output is not None and perturbation.at_once:
+            eps_L = output.eps
+        else:
+            eps_L, output = self.relaxed(problem, output, eps_L)
+        T, eps, _ = down(layers[:-1], last.pull(eps_L), layer_error(self.update))
+        return (*T, signal), (*eps, eps_L), output
 
-    def forward(
-        self, problem: Problem, T: Signals, output: Out = None
-    ) -> tuple[States, States, tuple[Linearised, ...], Out]:
+    def forward(self, problem: Problem, T: Signals, output: Out = None) -> tuple[States, States, Layers, Out]:
         """(x, h_1, ..., h_L), (eps_1, ..., eps_L) and the linearised layers, from the bottom up under the signals T.
 
         The target of a clamped output moves here, with its drive.
         """
-        net, h, eps, layers = problem.net, [problem.x], [], []
+        net = problem.net
+        h: list[Any] = [problem.x]
+        eps: list[Any] = []
+        layers: list[Any] = []
         for k in range(1, len(net) + 1):
+            if net.unit(k) is not None:
+                states, errors, run = through(net, problem.params[k - 1], k, h, T[k - 1], layer_error(self.update))
+                h, eps, layers = [*h, states], [*eps, errors], [*layers, run]
+                continue
             clamped = not any(net.sources(k))
             layers.append(problem.free.layers[k - 1] if clamped else problem.linearise(k, h))
             eps.append(new_error(problem, self.update, k, layers[-1].a, T[k - 1]))
@@ -188,15 +204,19 @@ class Sweep:
         return tuple(h), tuple(eps), tuple(layers), output
 
 
-def _change(new: Sequence[Array], eps: Sequence[Array], output: Out) -> Array:
+def _projects(net: Network, k: int) -> bool:
+    """Whether some layer of entry k does."""
+    unit = net.unit(k)
+    return net.activation(k).projects if unit is None else any(layer.activation.projects for layer in unit.layers)
+
+
+def _change(new: Sequence[Any], eps: Sequence[Any], output: Out) -> Array:
     """Of a relaxed output what was left to go, not the share that it went."""
-    moved = [relative(n - e, e) for n, e in zip(new, eps, strict=True)]
-    return jnp.max(jnp.stack(moved if output is None else [*moved, relative(output.left, output.eps)]))
+    moved = of_each(lambda n, e: relative(n - e, e), new, eps)
+    return jnp.max(moved if output is None else jnp.append(moved, relative(output.left, output.eps)))
 
 
-def _record(
-    problem: Problem, energies: Array | None, i: int | Array, h: Sequence[Array], eps: tuple[Array, ...]
-) -> Array | None:
+def _record(problem: Problem, energies: Array | None, i: int | Array, h: Sequence[Any], eps: States) -> Array | None:
     if energies is None:
         return None
     return energies.at[i].set(half_squared_norm(eps, problem.precisions) + problem.perturbation.cost_term(h[-1]))

@@ -21,9 +21,9 @@ from jax import Array, lax
 from epjax.network import Network
 from epjax.network.activation import Update, check_update
 from epjax.systems.pcn.energy import prediction_errors
+from epjax.systems.pcn.linearised import Linearised, sum_signals
 from epjax.systems.pcn.problem import Problem, new_error, residual
 from epjax.systems.pcn.relaxation import Relaxation, beforehand, check_relaxation, resolved, share_of_the_way
-from epjax.systems.pcn.signals import Linearised, sum_signals
 from epjax.systems.solution import Errors, Solution, check_options, relative
 
 

@@ -1,0 +1,80 @@
+"""Layers linearised: what errors of a layer tell the layers that feed it, for ONE example."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+
+from epjax.network import Network, Params
+from epjax.network.activation import Activation
+from epjax.network.repeat import output_of
+
+Precisions = tuple[float, ...]
+"""(pi_1, ..., pi_L): how much an error of each layer weighs in the energy."""
+
+Error = Callable[[Activation, Array, Array], Array]
+"""(phi_k, a_k, T_k) -> eps_k."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["a", "pull_drive", "pull_phi"],
+    meta_fields=["activation", "sources", "weights"],
+)
+@dataclass(frozen=True)
+class Linearised:
+    """A layer at its current inputs: a_k and its vector-Jacobian product, evaluated once and used until they move.
+
+    `weights` are pi_k / pi_j of the layers j that are told of its errors: 1 but for precisions.
+    """
+
+    a: Array
+    pull_drive: Callable[[Array], tuple[Array, ...]]
+    pull_phi: Callable[[Array], tuple[Array]]
+    activation: Activation
+    sources: tuple[int, ...]
+    weights: tuple[tuple[int, float | None], ...]
+
+    def pull(self, eps: Array) -> dict[int, Array]:
+        """eps_k -> {j: pi_k / pi_j (d f_k / d h_j)^T eps_k} for the layers j that feed layer k and are told."""
+        weights, pulled = dict(self.weights), zip(self.sources, self.pull_drive(*self.pull_phi(eps)), strict=True)
+        signals = sum_signals([{j: T_j} for j, T_j in pulled if j in weights])
+        return {j: T_j if weights[j] is None else weights[j] * T_j for j, T_j in signals.items()}
+
+    def down(self, T: Array, error: Error, held: Array | None = None) -> tuple[Array, Array, dict[int, Array]]:
+        """T_k, the error that it leaves, and the signals that this one sends on, or the error that is `held`."""
+        eps = error(self.activation, self.a, T)
+        return T, eps, self.pull(eps if held is None else held)
+
+
+def linearise(
+    net: Network,
+    params: Params,
+    k: int,
+    h: Sequence[Any],
+    precisions: Precisions | None = None,
+    *,
+    tell_input: bool = False,
+) -> Linearised:
+    """a_k and the pull-back of f_k = phi_k(drive_k) at the inputs in h = (x, h_1, ..., h_L).
+
+    The input is clamped and told nothing, unless `tell_input`.
+    """
+    sources, activation = net.sources(k), net.activation(k)
+    a, pull_drive = jax.vjp(partial(net.drive, params[k - 1], k), *(output_of(h[j]) for j in sources))
+    _, pull_phi = jax.vjp(activation, a)
+    told = dict.fromkeys(j for j in sources if j or tell_input)
+    weights = tuple((j, None if precisions is None else precisions[k - 1] / precisions[j - 1]) for j in told)
+    return Linearised(a, pull_drive, pull_phi, activation, sources, weights)
+
+
+def sum_signals(signals: Sequence[dict[int, Any]]) -> dict[int, Any]:
+    """Adds signals to the same layer."""
+    total: dict[int, Any] = {}
+    for signal in signals:
+        for j, T_j in signal.items():
+            total[j] = total[j] + T_j if j in total else T_j
+    return total
