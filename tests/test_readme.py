@@ -93,7 +93,11 @@ def test_the_runs_at_the_edge_of_stability_are_counted():
         runs[kind] += 1
         dead[kind] += defaults.is_dead(found)
     words = f"{dead['bp']} of {runs['bp']} runs by backpropagation and {dead['ep']} of {runs['ep']} by EP"
-    assert words in " ".join(PAGES[Path("docs/results.md")].split())
+    for page in ("docs/results.md", "docs/training.md"):
+        assert words in " ".join(PAGES[Path(page)].split())
+    safe = [json.loads(p.read_text()) for p in (ROOT / "experiments/results/defaults").glob("*rate_0.02*.json")]
+    assert not any(map(defaults.is_dead, safe))
+    assert f"none of {len(safe)} did" in " ".join(PAGES[Path("docs/training.md")].split())
 
 
 def test_the_systems_are_quoted_as_they_were_measured():
