@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from epjax.checks import check_batch, warn_of_projection
 from epjax.cost import Cost, as_cost
@@ -42,6 +43,7 @@ def value_and_grad(
     points: int = 1,
     perturbation: str | MakePerturbation = "nudge",
     beta: float | Inexact[Array, ""] | Inexact[Array, " batch"] | None = None,
+    guard: float | None = None,
     equilibration: Any = None,
     free: Any = None,
     errors: Errors = "carried",
@@ -60,6 +62,7 @@ def value_and_grad(
       and target, a `Scheme`, a `Nudge` or `Clamp` or the like, a `Sweep(1)` (the default for a network).
     * `points` N of the centered and the holomorphic scheme take the error of a smooth network to O(beta^(2 N)), by 2 N
       phases up to N beta strong, or by N + 1 in complex numbers, all of strength beta (see `epjax.scheme`).
+    * `guard` bounds what a nudge does to the output: an example's beta is lowered to that of `guarded`.
     * `free` is how a system comes to its free state; None for a network, whose free phase is a forward pass.
     * `phases="sequential"` runs the phases one after the other, in less memory and with one more free phase each.
       Together they may share work: `signals` and `products` of a `Sweep`.
@@ -78,6 +81,7 @@ def value_and_grad(
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     beta = USUAL_BETA[errors] if beta is None else beta
     _check_beta(beta)
+    _check_guard(guard, perturbation, system)
     _check_argnums(argnums)
     if isinstance(net, Network):
         warn_of_projection(net, cost)
@@ -99,6 +103,8 @@ def value_and_grad(
         """The free phase of one example and its nudged states."""
         here = system.keyed(key) if isinstance(system, Noisy) and key is not None else system
         at_rest = here.free(params, x, free)
+        if guard is not None:
+            betas = betas * guarded(at_rest.output, cost, y, jnp.max(jnp.abs(betas)), guard)
 
         def phase(beta: Inexact[Array, ""]) -> Solution:
             perturbation = perturb(cost, at_rest.output, y, beta)
@@ -111,7 +117,7 @@ def value_and_grad(
             tiny = jnp.finfo(force.dtype).tiny
             return replace(found, susceptibility=distance / jnp.maximum(jnp.abs(beta) * force, tiny))
 
-        return (at_rest.output, at_rest.states, at_rest.solution), jax.vmap(phase)(betas)
+        return (at_rest.output, at_rest.states, at_rest.solution, betas), jax.vmap(phase)(betas)
 
     def estimate(
         params: Params,
@@ -123,7 +129,7 @@ def value_and_grad(
     ) -> tuple[Any, Solution, Any]:
         alike = isinstance(system, Noisy) and not plan.random_sign and np.ndim(beta) == 0  # a chip's phases are all's
         of_each = jax.vmap(nudged, in_axes=(None, 0, 0, None if alike else 0, 0))
-        (output, states, settled), solution = of_each(params, x, y, betas[0] if alike else betas, keys)
+        (output, states, settled, betas), solution = of_each(params, x, y, betas[0] if alike else betas, keys)
         weights = c / (betas * x.shape[0])
 
         def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
@@ -181,6 +187,33 @@ def exact_value_and_grad(
 def backprop_value_and_grad(net: Network, cost: Cost | str, *, argnums: Argnums = 0) -> ValueAndGrad:
     """The gradient of the mean cost of a network's output by backpropagation, `jax.grad`, for comparison."""
     return exact_value_and_grad(net, cost, argnums=argnums)
+
+
+def guarded(
+    output: Inexact[Array, "..."], cost: Cost, y: Shaped[Array, "..."], beta: Inexact[Array, ""], bound: float
+) -> Inexact[Array, ""]:
+    """The share of beta that an example keeps: min(1, bound ||h_L|| / (beta ||dC/dh_L||)) at the free state.
+
+    A nudge of strength beta moves the output of a predictive coding network by beta ||dC/dh_L|| to first order; the
+    share keeps that below `bound` of the output's norm. `beta` is the strongest of the phases, which all keep the same
+    share, at least 1e-3: an output of zero would leave nothing. (ours)
+    """
+    force = jnp.linalg.norm(jax.grad(cost, holomorphic=jnp.iscomplexobj(output))(output, y).ravel())
+    reach = beta * force
+    share = bound * jnp.linalg.norm(output.ravel()) / jnp.maximum(reach, jnp.finfo(reach.dtype).tiny)
+    return lax.stop_gradient(jnp.clip(share, 1e-3, 1.0))
+
+
+def _check_guard(guard: float | None, perturbation: Any, system: System) -> None:
+    """Raises ValueError for a bound that is none, and where beta is no strength that may be lowered."""
+    if guard is None:
+        return
+    if isinstance(guard, bool) or not isinstance(guard, int | float) or not 0 < guard < np.inf:
+        raise ValueError(f"guard must be a positive share of the output's norm, or None, got {guard!r}")
+    if perturbation != "nudge":
+        raise ValueError(f"guard must be None with perturbation {perturbation!r}: it bounds a nudge by the cost")
+    if isinstance(system, Noisy):
+        raise ValueError(f"guard must be None on a device, whose nudge has one strength, got {guard:g}")
 
 
 def _check_beta(beta: float | Array) -> None:

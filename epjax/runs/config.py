@@ -116,6 +116,8 @@ class Gradient:
     """Nudge the output by the gradient of the cost, or clamp it towards the target."""
     beta: float = 0.05
     """Nudging strength, positive."""
+    beta_guard: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = option(None, before=None)
+    """Lower an image's beta so that its nudge moves the output by less than this share of its norm; None: do not."""
     traversal: TraversalName = "async"
     """Order of the layer updates: even then odd layers, all at once, or sweeps."""
     iterations: int = 10

@@ -134,6 +134,7 @@ def _estimator(options: Gradient, network: Network | System) -> dict[str, Any]:
         "points": options.points,
         "perturbation": options.perturbation,
         "beta": options.beta,
+        "guard": options.beta_guard,
         "equilibration": equilibration(options),
         "errors": options.errors,
         "phases": options.phases,
