@@ -85,7 +85,7 @@ def sweep(kind, sweeps=1, **options):
 def test_one_sweep_is_that_of_the_layers_one_by_one(kind, x64):
     net, flat, params, x, y = case(kind)
     single = unrolled(net).spread(params)
-    same(single, flat.init(KEY, (5,)), 1e-7)  # drawn in float32, by the same keys
+    same(single, flat.init(KEY, (5,)), 1e-6)  # drawn in float32, by the same keys
     assert unrolled(flat) is flat
     options = {"beta": 0.01, "equilibration": sweep(kind), "argnums": (0, 1)}
     (cost, aux), (grads, to_x) = jax.jit(epjax.value_and_grad(net, CE, **options))(params, x, y)

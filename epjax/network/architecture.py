@@ -143,7 +143,7 @@ class Network:
         if unit is None or not isinstance(layer, Repeat):
             return layer.function.init(jax.random.fold_in(key, number), *inputs)
         firsts = number + len(unit) * jnp.arange(layer.n)
-        return Stacked(jax.vmap(lambda first: unit._drawn(key, first, inputs[0])[0])(firsts))
+        return Stacked(jax.jit(jax.vmap(lambda first: unit._drawn(key, first, inputs[0])[0]))(firsts))
 
     def _check_repeats(self, k: int, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> None:
         if self.unit(k) is not None and (x.shape, x.dtype) != (y.shape, y.dtype):
