@@ -17,7 +17,7 @@ from benchmarks.report import Benchmark
 from epjax.runs import machine
 
 NAMES = (
-    *("gradients", "cost", "depth", "residual", "equilibration", "precision"),
+    *("gradients", "cost", "depth", "repeat", "residual", "equilibration", "precision"),
     *("pipeline", "layouts", "upkeep", "systems", "zoo"),
 )
 HERE = Path(__file__).parent
@@ -29,7 +29,8 @@ class Options:
     """Measure what equilibrium propagation costs and how near it comes to backpropagation."""
 
     name: tyro.conf.Positional[str]
-    """gradients, cost, depth, residual, equilibration, precision, pipeline, layouts, upkeep, systems, zoo, or all."""
+    """One of gradients, cost, depth, repeat, residual, equilibration, precision, pipeline, layouts, upkeep, systems,
+    zoo; or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False

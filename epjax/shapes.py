@@ -12,9 +12,11 @@ The names come from jaxtyping where it is installed, and the tests check them at
 it they are plain arrays: users pay nothing.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from jax import Array
 
 if TYPE_CHECKING:
@@ -33,6 +35,19 @@ else:
         Bool = Float = Inexact = Int = Shaped = _Plain
 
 __all__ = ["Array", "Bool", "Float", "Inexact", "Int", "Shaped"]
+
+
+InputShape = Sequence[int] | jax.ShapeDtypeStruct | Array
+"""The shape of one input, without a batch axis, or an example of one."""
+
+
+def shape_of(input_shape: InputShape) -> tuple[int, ...]:
+    """The shape itself. Raises ValueError for what is no shape of whole positive numbers."""
+    shape = getattr(input_shape, "shape", input_shape)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (None,)
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise ValueError(f"input_shape must be the shape of one input, such as (32, 32, 3), got {input_shape!r}")
+    return tuple(int(n) for n in sizes)
 
 
 def is_known(y: Any) -> bool:

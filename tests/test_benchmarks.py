@@ -125,6 +125,16 @@ def test_training_leaves_the_networks_of_the_zoo_near(quick):
     assert (gpt["parameters"], gpt["layers_count"]) == (112577, 6)
 
 
+def test_stacked_blocks_are_the_network_block_by_block(quick):
+    """The count of loops too: beside the blocks one by one a stacked block computes what is in it at most twice."""
+    rows = [row for row in quick("repeat") if row["blocks"] == 4 and row["precision"] == "float32"]
+    for stacked in (row for row in rows if row["stacked"]):
+        single = [row for row in rows if not row["stacked"]]
+        (single,) = [row for row in single if (row["network"], row["name"]) == (stacked["network"], stacked["name"])]
+        assert abs(stacked["worst_layer_cosine"] - single["worst_layer_cosine"]) < 1e-5
+        assert 0.95 < stacked["flops_over_backprop"] / single["flops_over_backprop"] < 1.3
+
+
 def test_a_second_sweep_settles(quick):
     rows = {row["iterations"]: row for row in quick("equilibration") if row["sign"] == "+"}
     assert rows[2]["relative_residual"] < 0.01 * rows[1]["relative_residual"]

@@ -9,7 +9,6 @@ A device measures states and subtracts them: errors are recomputed from reads, n
 what Q has rounded: its gradient is dE/dw, taken for theta.
 """
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -28,7 +27,7 @@ from epjax.hardware.variation import constant, drifted, mismatched, stored
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
-from epjax.shapes import Array
+from epjax.shapes import Array, InputShape
 from epjax.systems import PCN, as_system, layer_by_layer
 from epjax.systems.chain import Chain
 from epjax.systems.pcn.energy import prediction_errors
@@ -200,7 +199,7 @@ class Device:
             return params
         return jax.tree.map(lambda w, v: lax.stop_gradient(w) + (v - lax.stop_gradient(v)), w, params)  # type: ignore[no-any-return]
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """The system's parameters."""
         return self.system.init(key, input_shape)  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.models.blocks import AttentionBlock, MLPBlock, TransformerBlock, check_sizes
+from epjax.models.runs import run_of
 from epjax.network import Layer, Network
 from epjax.network.activation import identity
 from epjax.network.precision import Precision
@@ -64,21 +65,23 @@ def gpt(
     depth: int = 4,
     heads: int = 4,
     split: bool = True,
+    stacked: bool = False,
     precision: Precision = "float32",
 ) -> Network:
     """Tokens, `depth` blocks, logits: x [T] of integers, T <= length; output [T, vocab].
 
     With `split` attention and MLP are a layer each, L = 2 + 2 depth; without, a block is one layer, L = 2 + depth.
+    With `stacked` the blocks are one `epjax.Repeat`.
     Labels y [T] are the next tokens; -1 does not count.
     Raises ValueError for a size below 1, and for features that the heads do not divide.
     """
     check_sizes(heads, features, vocab=vocab, length=length, depth=depth)
     hidden = 4 * features
 
-    def block() -> tuple[nn.Module, ...]:  # one that stands in two places would be tied
-        pair = (AttentionBlock(heads, causal=True), MLPBlock(hidden))
-        return pair if split else (TransformerBlock(heads, hidden, causal=True),)
+    def block() -> tuple[Layer, ...]:
+        if not split:
+            return (Layer(TransformerBlock(heads, hidden, causal=True), identity),)
+        return Layer(AttentionBlock(heads, causal=True), identity), Layer(MLPBlock(hidden), identity)
 
-    blocks = [module for _ in range(depth) for module in block()]
-    modules = (Tokens(vocab, length, features), *blocks, Logits(vocab))
-    return Network(tuple(Layer(module, identity) for module in modules), precision)
+    tokens, logits = Layer(Tokens(vocab, length, features), identity), Layer(Logits(vocab), identity)
+    return Network((tokens, *run_of(depth, block, stacked=stacked), logits), precision)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from epjax.models.runs import run_of
 from epjax.models.sizes import classes
-from epjax.network import Layer, Network
+from epjax.network import Layer, Network, Repeat
 from epjax.network.activation import identity
 from epjax.network.precision import Precision
 
@@ -104,24 +105,30 @@ def resnet(
     bottleneck: bool = False,
     width: float = 1.0,
     small_images: bool = False,
+    stacked: bool = False,
     precision: Precision = "float32",
 ) -> Network:
     """Stem, `blocks` blocks in each stage of 64, 128, 256, ... channels, head: L = 2 + sum(blocks) layers.
 
     Every stage after the first halves height and width. `width` multiplies channels and groups. With `small_images`
-    (32x32) the stem is a 3x3 convolution without pooling. Raises ValueError for a width that is not positive, and
-    for num_classes below 1.
+    (32x32) the stem is a 3x3 convolution without pooling. With `stacked` a stage's equal blocks, all but one that
+    changes the shape, are one `epjax.Repeat`. Raises ValueError for a width that is not positive, and for num_classes
+    below 1.
     """
     if not width > 0:
         raise ValueError(f"width must be a positive multiplier, got {width}")
     groups = max(1, round(GROUPS * width))
-    layers: list[nn.Module] = [Stem(2 * groups, groups, small_images)]
+    layers: list[Layer | Repeat] = [Layer(Stem(2 * groups, groups, small_images), identity)]
     for stage, count in enumerate(blocks):
-        for i in range(count):
-            stride = 2 if stage > 0 and i == 0 else 1
-            layers.append(Block(2 * groups * 2**stage, groups, stride, bottleneck))
-    layers.append(Head(classes(num_classes)))
-    return Network(tuple(Layer(module, identity) for module in layers), precision)
+
+        def block(stride: int = 1, stage: int = stage) -> tuple[Layer, ...]:
+            return (Layer(Block(2 * groups * 2**stage, groups, stride, bottleneck), identity),)
+
+        changes = count > 0 and (stage > 0 or bottleneck)  # the first gives another shape than it takes
+        layers += block(2 if stage else 1) if changes else ()
+        layers += run_of(count - changes, block, stacked=stacked)
+    layers.append(Layer(Head(classes(num_classes)), identity))
+    return Network(tuple(layers), precision)
 
 
 def resnet18(num_classes: int = 1000, **options: object) -> Network:

@@ -1,9 +1,11 @@
 """The networks of arXiv:2606.03584 and a multilayer perceptron."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
+from epjax.models.runs import run_of
 from epjax.models.sizes import classes, scaled
-from epjax.network import Layer, Network
+from epjax.network import Layer, Network, Repeat
 from epjax.network.activation import Activation, identity, relu
 from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
@@ -14,12 +16,22 @@ def mlp(
     *,
     activation: Activation = relu,
     gain: float = 1.0,
+    stacked: bool = False,
     precision: Precision = "float32",
 ) -> Network:
-    """Dense layers of the given `sizes` (outputs only, the last is the number of classes), identity at the end."""
+    """Dense layers of the given `sizes` (outputs only, the last is the number of classes), identity at the end.
+
+    With `stacked` hidden layers as large as the one below are `epjax.Repeat`s.
+    """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes must be positive layer sizes, got {tuple(sizes)}")
-    hidden = [Layer(Dense(n, gain), activation) for n in sizes[:-1]]
+    hidden: list[Layer | Repeat] = []
+    for n, alike in groupby(sizes[:-1]):
+
+        def layer(n: int = n) -> tuple[Layer, ...]:
+            return (Layer(Dense(n, gain), activation),)
+
+        hidden += [*layer(), *run_of(len(list(alike)) - 1, layer, stacked=stacked)]
     return Network((*hidden, Layer(Dense(sizes[-1], gain), identity)), precision)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.models.blocks import AttentionBlock, MLPBlock, check_sizes
+from epjax.models.runs import run_of
 from epjax.models.sizes import classes
 from epjax.network import Layer, Network
 from epjax.network.activation import identity
@@ -44,14 +45,19 @@ def vit(
     features: int = 192,
     depth: int = 6,
     heads: int = 3,
+    stacked: bool = False,
     precision: Precision = "float32",
 ) -> Network:
     """Patches, `depth` times attention and MLP, head: L = 2 + 2 depth layers with identity activation.
 
-    The defaults are for 32x32 images: 64 tokens. Raises ValueError for a size below 1 and for features that the
-    heads do not divide; `init` raises it for images smaller than a patch.
+    The defaults are for 32x32 images: 64 tokens. With `stacked` the blocks are one `epjax.Repeat`.
+    Raises ValueError for a size below 1 and for features that the heads do not divide; `init` raises it for images
+    smaller than a patch.
     """
     check_sizes(heads, features, patch=patch, depth=depth)
-    blocks = [block for _ in range(depth) for block in (AttentionBlock(heads), MLPBlock(4 * features))]
-    modules = (Patches(patch, features), *blocks, Head(classes(num_classes)))
-    return Network(tuple(Layer(module, identity) for module in modules), precision)
+
+    def block() -> tuple[Layer, ...]:
+        return Layer(AttentionBlock(heads), identity), Layer(MLPBlock(4 * features), identity)
+
+    patches, head = Layer(Patches(patch, features), identity), Layer(Head(classes(num_classes)), identity)
+    return Network((patches, *run_of(depth, block, stacked=stacked), head), precision)

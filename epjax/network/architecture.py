@@ -19,7 +19,7 @@ from epjax.network.precision import Precision, at_precision, check_precision
 from epjax.network.repeat import Repeat, Stacked
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, spread, ties
-from epjax.shapes import is_known
+from epjax.shapes import InputShape, is_known, shape_of
 
 Params = tuple[Any, ...]
 """One pytree of parameters a layer, float32 unless the caller casts it; of a `Repeat` a `Stacked` one."""
@@ -76,7 +76,7 @@ class Network:
         layers = ", ".join(self._brief(k) for k in range(1, len(self) + 1))
         return f"Network of {self.depth} layers, {self.precision}: {layers}"
 
-    def summary(self, input_shape: Sequence[int]) -> str:
+    def summary(self, input_shape: InputShape) -> str:
         """A table of the layers for one input of `input_shape`: shapes, parameters, FLOPs of a forward pass.
 
         Raises ValueError as `init` does.
@@ -89,7 +89,7 @@ class Network:
             name, held = layer.function.name, count(self.by_layer(params)[k - 1])
             work = self._work(theta, k, *inputs)
             rows.append(Row(name, layer.activation.name, self.sources(k), h[-1].shape, held, work))
-        return table(f"{self.depth} layers, products in {self.precision}", input_shape, rows)
+        return table(f"{self.depth} layers, products in {self.precision}", shape_of(input_shape), rows)
 
     def _work(self, theta_k: Any, k: int, *inputs: jax.ShapeDtypeStruct) -> float:
         """FLOPs of entry k; XLA counts what is in a loop once."""
@@ -111,7 +111,7 @@ class Network:
         """phi_k."""
         return self.layers[k - 1].activation
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """theta = (theta_1, ..., theta_L), drawn from `key` for one input of `input_shape` (no batch axis).
 
         An nnx module gives the parameters that it holds. Raises ValueError, before anything is compiled, naming the
@@ -143,7 +143,7 @@ class Network:
         if unit is None or not isinstance(layer, Repeat):
             return layer.function.init(jax.random.fold_in(key, number), *inputs)
         firsts = number + len(unit) * jnp.arange(layer.n)
-        return Stacked(jax.vmap(lambda first: unit._drawn(key, first, inputs[0])[0])(firsts))
+        return Stacked(jax.jit(jax.vmap(lambda first: unit._drawn(key, first, inputs[0])[0]))(firsts))
 
     def _check_repeats(self, k: int, x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> None:
         if self.unit(k) is not None and (x.shape, x.dtype) != (y.shape, y.dtype):
@@ -175,9 +175,17 @@ class Network:
         self._checked[kind] = h[-1]
         return h[-1]
 
-    def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-        """The kind of one input of that shape: float32, in which indices stand as well."""
-        return jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+    def example(self, input_shape: InputShape) -> jax.ShapeDtypeStruct:
+        """The kind of one input of that shape: float32, in which indices stand as well.
+
+        Raises ValueError for an example that holds indices, where the first layer takes none.
+        """
+        dtype = getattr(input_shape, "dtype", jnp.float32)
+        if self.indices is None and jnp.issubdtype(dtype, jnp.integer):
+            raise ValueError(
+                f"input_shape must be an example of real numbers, got {dtype}: indices need an Embed first"
+            )
+        return jax.ShapeDtypeStruct(shape_of(input_shape), jnp.float32)
 
     def by_layer(self, params: Params) -> Params:
         """One entry a layer, each parameter once."""

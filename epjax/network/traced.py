@@ -23,6 +23,7 @@ from epjax.network.layer import Layer
 from epjax.network.marks import laid_out
 from epjax.network.modules import Refused
 from epjax.network.precision import Precision, check_precision
+from epjax.shapes import InputShape, shape_of
 
 Function = Callable[[Any, Array], Array]
 """f(params, x) -> output, of one example."""
@@ -156,7 +157,7 @@ class Traced(Network):
         leaves = jax.tree.leaves(params)
         return tuple(Theta(tuple(leaves[i] for i in piece.leaves)) for piece in self.program.pieces)
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Any:
+    def init(self, key: Array, input_shape: InputShape) -> Any:
         """The parameters that `from_function` was given, or a model's drawn from `key`.
 
         Raises ValueError for another `input_shape` than that of the example that was traced.
@@ -170,11 +171,11 @@ class Traced(Network):
         """As it was traced."""
         return None if self.program.is_real else self.program.x.dtype
 
-    def example(self, input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    def example(self, input_shape: InputShape) -> jax.ShapeDtypeStruct:
         """Of the dtype that was traced; indices as the floating numbers that `as_input` makes of them."""
         x, given = self.program.x, self.program.params
         dtype = x.dtype if self.program.is_real else wide(given)
-        return jax.ShapeDtypeStruct(tuple(input_shape), dtype)
+        return jax.ShapeDtypeStruct(shape_of(input_shape), dtype)
 
     def check(self, params: Any, x: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The output's shape; ValueError for parameters and examples of other shapes than the traced ones."""

@@ -4,7 +4,7 @@ What computes layer by layer (even/odd and synchronous updates, diagnosis, predi
 takes it. Its program grows with depth; its numbers are those of the run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax import Array
 from epjax.network.architecture import Network, Params
 from epjax.network.layer import Layer
 from epjax.network.repeat import Alone, Repeat, Stacked
+from epjax.shapes import InputShape
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +44,7 @@ class Unrolled(Network):
                     found.extend(one if own else unit.spread(one))
         return tuple(found)
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """The parameters of `whole`."""
         return self.whole.init(key, input_shape)
 

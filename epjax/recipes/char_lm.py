@@ -44,8 +44,15 @@ class Network:
 
     def make(self, num_classes: int, images: Text, precision: Precision) -> epjax.Network:
         """The network; `num_classes` is the vocabulary."""
-        sizes = {"features": self.features, "depth": self.depth, "heads": self.heads}
-        return models.gpt(num_classes, images.context, split=self.split, precision=precision, **sizes)
+        return models.gpt(
+            num_classes,
+            images.context,
+            features=self.features,
+            depth=self.depth,
+            heads=self.heads,
+            split=self.split,
+            precision=precision,
+        )
 
 
 GRADIENT = Gradient(scheme="forward", beta=5e-4, traversal="sweep", update="pgd")

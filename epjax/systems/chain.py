@@ -31,7 +31,7 @@ from epjax.network.kinks import crossed, switches
 from epjax.network.summary import Row, count, flops, table
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
-from epjax.shapes import Array, Inexact
+from epjax.shapes import Array, Inexact, InputShape, shape_of
 from epjax.systems.relax import Relax, Relaxed, relax
 from epjax.systems.solution import Errors, Solution
 from epjax.systems.system import Argnums, Aux, ValueAndGrad
@@ -65,7 +65,7 @@ class Chain:
         """L."""
 
     @abstractmethod
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """Theta for one input of `input_shape`."""
 
     @abstractmethod
@@ -155,12 +155,12 @@ class Chain:
                 f"{self._name} refuses an input x of shape {x.shape} or its parameters: {reason}"
             ) from None
 
-    def summary(self, input_shape: Sequence[int]) -> str:
+    def summary(self, input_shape: InputShape) -> str:
         """A table of the blocks for one input of `input_shape`: shapes, parameters, FLOPs of a drive.
 
         A pass costs twice as much, for it goes through every drive and its transpose.
         """
-        x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+        x = jax.ShapeDtypeStruct(shape_of(input_shape), jnp.float32)
         params = jax.eval_shape(lambda key: self.init(key, input_shape), jax.random.key(0))
         states = jax.eval_shape(self.start, params, x)
         psi = [jax.eval_shape(partial(self.embed, k), s) for k, s in enumerate((x, *states))]
@@ -170,7 +170,7 @@ class Chain:
                 lambda theta, *v, k=k: self.drive(theta, k, *v), params[k - 1], *(psi[j] for j in self.sources(k))
             )
             rows.append(Row(self._name, "", self.sources(k), states[k - 1].shape, count(params[k - 1]), work))
-        return table(f"{self._name} of {len(self)} blocks", input_shape, rows)
+        return table(f"{self._name} of {len(self)} blocks", shape_of(input_shape), rows)
 
     def default_free(self) -> Relax:
         """Passes from the input up, to 1e-6."""

@@ -21,7 +21,7 @@ from epjax.network.affine import is_affine
 from epjax.network.drive import Conv, Dense
 from epjax.network.precision import Precision
 from epjax.network.traced import Traced
-from epjax.shapes import Array, Bool, Inexact
+from epjax.shapes import Array, Bool, Inexact, InputShape, shape_of
 from epjax.systems.chain import Chain
 
 
@@ -79,10 +79,10 @@ class Hopfield(Chain):
         """L."""
         return len(self.net)
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """The network's parameters. Raises ValueError as `Network.init` does, and for a drive that is not affine."""
         params = self.net.init(key, input_shape)
-        x = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+        x = jax.ShapeDtypeStruct(shape_of(input_shape), jnp.float32)
         states = (x, *jax.eval_shape(self.start, params, x))
         for k, theta in enumerate(self.net.spread(params), start=1):
             if not is_affine(partial(self.net.drive, theta, k), *(states[j] for j in self.sources(k))):
@@ -97,7 +97,7 @@ class Hopfield(Chain):
         """The network's output. Raises ValueError as `Network.init` does."""
         return self.net.check(params, x)
 
-    def summary(self, input_shape: Sequence[int]) -> str:
+    def summary(self, input_shape: InputShape) -> str:
         """The network's."""
         return self.net.summary(input_shape)
 

@@ -11,7 +11,6 @@ Rageau and Grollier, arXiv:2504.11884; Wang, Wanjura and Marquardt, arXiv:2402.0
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from epjax.network import Params, States
 from epjax.network.precision import Precision, at_precision, check_precision, product
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
-from epjax.shapes import Array, Bool, Inexact
+from epjax.shapes import Array, Bool, Inexact, InputShape, shape_of
 from epjax.systems.chain import Chain
 from epjax.systems.relax import Relax
 from epjax.systems.solution import Errors
@@ -57,10 +56,10 @@ class Oscillators(Chain):
         """L."""
         return len(self.sizes)
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """(coupling [fan_in, n], bias [2, n]) of each layer."""
         params = []
-        fan_in = math.prod(input_shape)
+        fan_in = math.prod(shape_of(input_shape))
         for k, n in enumerate(self.sizes, start=1):
             c = self.gain * (3 / fan_in) ** 0.5
             w = jax.random.uniform(jax.random.fold_in(key, k), (fan_in, n), jnp.float32, -c, c)

@@ -14,7 +14,6 @@ Kendall et al., arXiv:2006.01981; Scellier, arXiv:2402.11674.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 
 from epjax.network import Params
 from epjax.network.precision import Precision, at_precision, check_precision, product
-from epjax.shapes import Array, Bool, Inexact
+from epjax.shapes import Array, Bool, Inexact, InputShape, shape_of
 from epjax.systems.chain import Chain
 
 
@@ -71,10 +70,10 @@ class Resistive(Chain):
         """A_k."""
         return 1.0 if k == 1 else self.amplifier
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """(conductance [2 inputs or nodes, nodes], bias [nodes]) of each layer."""
         params = []
-        fan_in = 2 * math.prod(input_shape)
+        fan_in = 2 * math.prod(shape_of(input_shape))
         for k, n in enumerate(self.sizes, start=1):
             c = self.gain * fan_in**-0.5
             g = jax.random.uniform(jax.random.fold_in(key, k), (fan_in, n), jnp.float32, -c, c)

@@ -8,7 +8,6 @@
 A predictive coding network (`epjax.systems.pcn.PCN`) is one such system: its free phase is a forward pass and G(0) = 0.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +19,7 @@ from epjax.cost import Cost
 from epjax.network import Params, States
 from epjax.perturbation import Perturbation
 from epjax.scheme import Scheme
-from epjax.shapes import Bool, Inexact, Shaped
+from epjax.shapes import Bool, Inexact, InputShape, Shaped
 from epjax.systems.solution import Errors, Solution
 
 
@@ -80,7 +79,7 @@ class Free(Protocol):
 class System(Protocol):
     """A physical system that EP trains: a frozen dataclass, every method a pure function."""
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """Parameters theta for one input of `input_shape` (no batch axis)."""
         ...
 

@@ -1,6 +1,5 @@
 """A predictive coding network as a system: E = 1/2 sum_k || h_k - f_k ||^2, free phase a forward pass, G(0) = 0."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from epjax.network.products import at_mean_states
 from epjax.network.repeat import output_of
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
+from epjax.shapes import InputShape
 from epjax.systems.pcn.analytic import check_analytic, check_smooth
 from epjax.systems.pcn.linearised import Precisions
 from epjax.systems.pcn.problem import Equilibration, Problem, equilibrate
@@ -49,7 +49,7 @@ class PCN:
             allowed = f"one positive number for each of {len(self.net)} layers"
             raise ValueError(f"precisions must be {allowed}, got {self.precisions}")
 
-    def init(self, key: Array, input_shape: Sequence[int]) -> Params:
+    def init(self, key: Array, input_shape: InputShape) -> Params:
         """The network's parameters."""
         return self.net.init(key, input_shape)
 
