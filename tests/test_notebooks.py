@@ -29,6 +29,7 @@ def test_the_notebooks_are_there():
         "ep_in_ten_minutes.ipynb",
         "from_flax.ipynb",
         "imagenet_vgg10_tpu.ipynb",
+        "imagine.ipynb",
         "train_a_resistive_network.ipynb",
     ]
 
