@@ -121,12 +121,12 @@ def _rows(kind: str, n: int, stacked: bool, repeats: int) -> Iterator[Row]:
         }
     if not stacked:
         return
-    rounded = Network(s.net.layers, "bfloat16")
-    found = _by_block(jax.jit(backprop(rounded))(*args)[1])
+    rounded = Method(precision="bfloat16")
+    found = _by_block(jax.jit(backprop(s.net, "bfloat16"))(*args)[1])
     costs = dict.fromkeys(("compile_seconds", *(f"{name}_over_backprop" for name in ("compile", *QUANTITIES))))
     yield {**shared, **costs, "name": "backpropagation", "precision": "bfloat16", **compare(found, gradient)}
-    found = _by_block(jax.jit(Method().build(rounded, BETA))(*args)[1])
-    same = {"name": Method().name, "precision": "bfloat16", "beta": BETA}
+    found = _by_block(jax.jit(rounded.build(s.net, BETA))(*args)[1])
+    same = {"name": rounded.name, "precision": "bfloat16", "beta": BETA}
     yield {**shared, **costs, **same, **compare(found, gradient)}
 
 
