@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -201,6 +202,23 @@ def test_what_the_wheel_holds(tmp_path):
     assert "epjax = epjax.__main__:command" in scripts
     assert re.findall(r"!\[[^\]]*\]\((https://[^)]+)/raw/main/[^)]+\.png\)", described)
     assert not re.findall(r"\]\((?!https?:|#)[^)]+\)", described)
+
+
+def test_the_source_distribution_holds_what_its_tests_need(tmp_path):
+    """Every file of the repository; tests of the house and of energies by hand run from it, without a repository."""
+    pytest.importorskip("hatchling")
+    build = f"from hatchling.build import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    made = subprocess.run([sys.executable, "-c", build], cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(tmp_path / made.stdout.split()[-1]) as source:
+        source.extractall(tmp_path / "there", filter="data")
+    (root,) = (tmp_path / "there").iterdir()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in listed if not (root / name).is_file()} == set()
+    asked = ["tests/test_house.py", "tests/test_closed_form.py", "-m", "fast"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *asked]
+    where = {**os.environ, "PYTHONPATH": str(root)}
+    ran = subprocess.run(command, cwd=root, env=where, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-3000:]
 
 
 HIDDEN = """
