@@ -18,7 +18,7 @@ from epjax.runs import machine
 
 NAMES = (
     *("gradients", "cost", "depth", "repeat", "residual", "equilibration", "precision"),
-    *("pipeline", "layouts", "upkeep", "systems", "zoo"),
+    *("pipeline", "layouts", "upkeep", "systems", "zoo", "growth"),
 )
 HERE = Path(__file__).parent
 BUILD = Path("build") / "benchmarks"
@@ -30,7 +30,7 @@ class Options:
 
     name: tyro.conf.Positional[str]
     """One of gradients, cost, depth, repeat, residual, equilibration, precision, pipeline, layouts, upkeep, systems,
-    zoo; or all."""
+    zoo, growth; or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False

@@ -9,7 +9,6 @@ cosine with `jax.grad` in float32, of every block by itself, and in bfloat16 bes
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,13 +17,13 @@ from jax import Array
 
 from benchmarks.draw import BLUE, GREEN, GREY, RED, dress, figure, save, ticks
 from benchmarks.fidelity import compare
+from benchmarks.loops import by_layer, flops_of
 from benchmarks.measure import Program, compile_program, paired_times
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_least, at_most, find
 from benchmarks.settings import Setting, at_initialisation
 from epjax import Layer, Network, Repeat
-from epjax.network import Stacked
 from epjax.network.activation import identity
 from epjax.network.drive import Dense
 
@@ -99,7 +98,7 @@ def _rows(kind: str, n: int, stacked: bool, repeats: int) -> Iterator[Row]:
     s = setting(kind, n, stacked)
     args = (s.params, s.x, s.y, jax.random.key(0))
     reference = compile_program(backprop(s.net), *args)
-    work, gradient = _flops(kind, n, stacked, None, reference), _by_block(reference.run(*args)[1])
+    work, gradient = _flops(kind, n, stacked, None, reference), by_layer(reference.run(*args)[1])
     shared = {**s.row(), "blocks": n, "stacked": stacked, "layers_count": s.net.depth, "beta": None, "repeats": 1}
     alone = {"seconds_over_backprop": 1.0, "memory_over_backprop": 1.0, "flops_over_backprop": 1.0}
     alone |= {"compile_seconds": reference.compile_seconds, "compile_over_backprop": 1.0}
@@ -117,15 +116,15 @@ def _rows(kind: str, n: int, stacked: bool, repeats: int) -> Iterator[Row]:
             "seconds_over_backprop": times.ratio,
             "memory_over_backprop": program.memory / reference.memory,
             "repeats": repeats,
-            **compare(_by_block(program.run(*args)[1]), gradient),
+            **compare(by_layer(program.run(*args)[1]), gradient),
         }
     if not stacked:
         return
     rounded = Method(precision="bfloat16")
-    found = _by_block(jax.jit(backprop(s.net, "bfloat16"))(*args)[1])
+    found = by_layer(jax.jit(backprop(s.net, "bfloat16"))(*args)[1])
     costs = dict.fromkeys(("compile_seconds", *(f"{name}_over_backprop" for name in ("compile", *QUANTITIES))))
     yield {**shared, **costs, "name": "backpropagation", "precision": "bfloat16", **compare(found, gradient)}
-    found = _by_block(jax.jit(rounded.build(s.net, BETA))(*args)[1])
+    found = by_layer(jax.jit(rounded.build(s.net, BETA))(*args)[1])
     same = {"name": rounded.name, "precision": "bfloat16", "beta": BETA}
     yield {**shared, **costs, **same, **compare(found, gradient)}
 
@@ -137,10 +136,7 @@ def _flops(kind: str, n: int, stacked: bool, method: Method | None, program: Pro
     """Of n blocks: what the program has beside its loops grows with n, what it has in them is counted once."""
     if not stacked:
         return program.flops
-    ends, two, three = (_counted(kind, blocks, method) for blocks in (0, 2, 3))
-    outside = three - two
-    body = two - 2 * outside - ends
-    return ends + n * (outside + body)
+    return flops_of(n, lambda blocks: _counted(kind, blocks, method))
 
 
 @cache
@@ -151,18 +147,6 @@ def _counted(kind: str, n: int, method: Method | None) -> float:
     x, y = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), np.float32), jax.ShapeDtypeStruct((BATCH,), np.int32)
     function = backprop(net) if method is None else method.build(net, BETA)
     return compile_program(function, params, x, y, jax.random.key(0)).flops
-
-
-def _by_block(gradient: Any) -> tuple[Any, ...]:
-    """One entry a layer, those of a run by themselves."""
-    found: list[Any] = []
-    for entry in jax.device_get(gradient):
-        if isinstance(entry, Stacked):
-            n = len(jax.tree.leaves(entry)[0])
-            found += [jax.tree.map(lambda v, i=i: v[i], entry.units) for i in range(n)]
-        else:
-            found.append(entry)
-    return tuple(found)
 
 
 def targets(rows: list[Row]) -> list[Target]:
