@@ -48,7 +48,7 @@ class Size:
 def sizes(quick: bool) -> list[Size]:
     """Each of the three grows alone."""
     if quick:
-        return [Size(2, 16, 8), Size(3, 16, 8)]
+        return [Size(2, 16, 8)]
     grown = [Size(depth=n) for n in DEPTHS] + [Size(features=n) for n in WIDTHS] + [Size(context=n) for n in CONTEXTS]
     return list(dict.fromkeys(grown))
 

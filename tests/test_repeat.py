@@ -144,7 +144,7 @@ def test_what_takes_layers_by_themselves_is_given_them(x64):
 @pytest.mark.parametrize("algorithm", ["inference_learning", "error_optimisation"])
 def test_predictive_coding_s_own_algorithms_lay_it_out(algorithm, x64):
     net, flat, params, x, y = case("block")
-    make = getattr(epjax.pc, algorithm)
+    make = getattr(epjax.pc, f"{algorithm}_value_and_grad")
     _, grads = jax.jit(make(net, "squared_error", steps=3))(params, x, y)
     single = unrolled(net).spread(params)
     same(unrolled(net).spread(grads), jax.jit(make(flat, "squared_error", steps=3))(single, x, y)[1])
