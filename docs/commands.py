@@ -9,7 +9,7 @@ from typing import Any
 from epjax.runs import cli
 from epjax.runs.experiment import names
 
-PAGE, COLUMNS = "commands.md", "100"
+PAGE, COLUMNS = "commands.md", "84"
 WHOLE = "imagenet_vgg10"
 """The experiment whose every option is shown; the others differ in the network's and the images'."""
 
