@@ -163,6 +163,8 @@ def as_the_paper_has_it(name, place):
         return 20.0 + 0.1 * place["seed"]
     if name == "hardware":
         return on_a_device(place)
+    if name == "guard" and (place["method"], place["beta"]) == ("EP", 2.0):
+        return 89.0
     if name == "update":
         return 90.0 if place["update"] == "pgd" and place["K"] <= 5 else 40.0
     return 40.0 + 0.1 * place.get("seed", 0)
@@ -185,8 +187,10 @@ def against_it(name, place):
         return 99.0 - on_a_device(place) if place["fault"] == "mismatch" else 10.0
     if name == "text":
         return 40.0 if place["gradient"] == "backpropagation" else 60.0
-    if name in ("parity", "batch-size", "skip"):
+    if name in ("parity", "batch-size"):
         return 60.0 if place["algorithm"] == "ep" else 40.0
+    if name == "skip":
+        return 40.0 if place["method"] == "backpropagation" else 60.0 + 0.1 * place["seed"]
     if name == "systems":
         return 40.0 if place["method"] in ("exact", "backpropagation") else 60.0
     if name == "defaults":
