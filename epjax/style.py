@@ -70,12 +70,6 @@ def looks(algorithms: Sequence[str]) -> list[Look]:
     return found
 
 
-def colours(count: int) -> tuple[str, ...]:
-    """A colour for each of `count` series that are no algorithms."""
-    every = (EP, BACKPROPAGATION, *SERIES)
-    return (every * -(-count // len(every)))[:count]
-
-
 def frame(axes: "Axes", title: str = "", x: str = "", y: str = "") -> None:
     """Words on a panel, a light grid, no box, a legend without a frame."""
     if title:

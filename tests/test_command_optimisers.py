@@ -4,9 +4,6 @@ Would catch: an average that a resumed run starts anew, that is saved and not ev
 with, an option that does not reach the step, a refusal after the first step.
 """
 
-import os
-import signal
-
 import jax
 import numpy as np
 import pytest
@@ -22,9 +19,9 @@ from test_command_run import (  # noqa: F401
 )
 
 from epjax.runs.metrics import evaluations, read_lines, training
-from epjax.runs.progress import Reporter
 from epjax.runs.trained import load
 from experiments import vgg5
+from tests.stops import stopped_at
 
 ASKED = ["--optimiser", "adamw", "--learning-rate", "3e-3", "--ema", "0.9", "--clip-norm", "1", "--log-every", "3"]
 
@@ -46,16 +43,8 @@ def averaging_run(folder, tmp_path_factory):  # noqa: F811
 
 
 def test_stopped_and_continued_equals_uninterrupted(folder, averaging_run, tmp_path, monkeypatch):  # noqa: F811
-    update = Reporter.update
-
-    def update_and_signal(self, status):
-        update(self, status)
-        if status.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     argv = small(folder, tmp_path, *ASKED)
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "update", update_and_signal)
+    with stopped_at(monkeypatch, 5):
         assert vgg5.main(argv) == 75
     assert (tmp_path / "checkpoints" / "6").is_dir()
     assert vgg5.main(argv) == 0

@@ -10,7 +10,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import time
 import warnings
 from functools import partial
@@ -31,6 +30,7 @@ from epjax.runs.trained import load
 from epjax.runs.trainer import Trainer
 from epjax.training.step import initial_state
 from experiments import imagenet_resnet50, imagenet_vgg10, resnet18, vgg5
+from tests.stops import stopped_at
 
 CLASSES = [f"n{number:08}" for number in range(10)]
 TRAIN, VAL = 32, 12
@@ -207,16 +207,8 @@ def test_a_finished_run_has_nothing_left_to_do(folder, whole_run, capsys):
 
 
 def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(folder, whole_run, tmp_path, monkeypatch, capsys):
-    update = Reporter.update
-
-    def update_and_signal(self, status):
-        update(self, status)
-        if status.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     argv = small(folder, tmp_path, "--scheme", "random", "--log-every", "3")
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "update", update_and_signal)
+    with stopped_at(monkeypatch, 5):
         assert vgg5.main(argv) == 75
     assert "stopped by SIGTERM after step 6 of 8, saved" in capsys.readouterr().out
     assert (tmp_path / "checkpoints" / "6").is_dir()

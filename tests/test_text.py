@@ -7,9 +7,7 @@ was started, bits that are not those of the cost, a sample that sees less or mor
 
 import gzip
 import json
-import os
 import pickle
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +18,10 @@ from epjax.data import Vocabulary, Window, open_dataset, open_text, train_batche
 from epjax.runs import cli, predict, sample
 from epjax.runs.alarm import guessing
 from epjax.runs.metrics import evaluations, read_lines, training
-from epjax.runs.progress import Reporter
 from epjax.runs.trained import load
 from epjax.training.evaluation import rank_of_label
 from experiments import char_lm
+from tests.stops import stopped_at
 from tests.test_command_run import assert_same_run, fails
 
 ALPHABET = "abcdefgh\né"
@@ -187,15 +185,7 @@ def test_bits_are_those_of_the_forward_pass(whole_run, path, capsys):
 
 
 def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(whole_run, path, tmp_path, monkeypatch, capsys):
-    update = Reporter.update
-
-    def update_and_signal(self, status):
-        update(self, status)
-        if status.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "update", update_and_signal)
+    with stopped_at(monkeypatch, 4):
         assert char_lm.main(small(path, tmp_path)) == 75
     assert "stopped by SIGTERM after step 5 of 12, saved" in capsys.readouterr().out
     assert char_lm.main(small(path, tmp_path, "--num-threads", "1")) == 0

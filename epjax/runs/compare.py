@@ -6,7 +6,6 @@ Runs that differ in their seed alone are one line with a band, and one row.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -17,13 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from epjax.runs.algorithm import ALGORITHMS
+from epjax.runs.answer import answer
 from epjax.runs.markdown import markdown
-from epjax.runs.plots import dress, literal, seeds
+from epjax.runs.plots import dress, literal, looks_of, seeds
 from epjax.runs.progress import duration
 from epjax.runs.records import Run
 from epjax.runs.seeds import Group, grouped, read_all
 from epjax.runs.table import shows_top5
-from epjax.style import GREY, INK, looks
+from epjax.style import GREY, INK
 
 TITLE = 90
 """Letters of a picture's title, at most."""
@@ -55,7 +55,7 @@ def table(groups: Sequence[Group]) -> str:
 
 def headline(groups: Sequence[Group]) -> str:
     """What was found, in a line: the last error of each."""
-    kinds = [group.runs[0].config["algorithm"] for group in groups]
+    kinds = [group.algorithm for group in groups]
     found = []
     for kind, group in zip(kinds, groups, strict=True):
         name = ALGORITHMS[kind].label if kinds.count(kind) == 1 else group.name
@@ -76,7 +76,7 @@ def draw(groups: Sequence[Group], path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = {"val_top1_error": "validation top-1 error (%)", "val_cost": "validation cost"}
     for axes, (quantity, words) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for group, look in zip(groups, looks([g.runs[0].config["algorithm"] for g in groups]), strict=True):
+        for group, look in zip(groups, looks_of(groups), strict=True):
             seeds(axes, group, "epoch", quantity, look, label=group.name)
         dress(axes)
         axes.set_ylabel(words, color=INK)
@@ -91,8 +91,7 @@ def draw(groups: Sequence[Group], path: Path) -> None:
 
 def _data(groups: Sequence[Group]) -> str:
     seeds = sorted({run.config["seed"] for group in groups for run in group.runs})
-    alone = groups[0].runs[0].data.rpartition(", seed")[0]
-    return f"{alone}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{groups[0].runs[0].setting}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def store(runs: Sequence[Run], path: Path) -> None:
@@ -128,9 +127,4 @@ def compare(
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax compare") -> int:
     """The command."""
-    try:
-        tyro.cli(compare, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(compare, argv, prog)

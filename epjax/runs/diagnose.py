@@ -4,7 +4,6 @@ epjax diagnose --workdir runs/vgg10
 epjax diagnose --workdir runs/vgg10 --checkpoint newest --beta 0.005 --out diagnosis.png
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from epjax.runs.stopping import sentence
+from epjax.runs.answer import answer
 from epjax.runs.table import method
 from epjax.runs.task import diagnosis
 from epjax.runs.trained import load
@@ -62,9 +61,4 @@ def diagnose(
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax diagnose") -> int:
     """The command."""
-    try:
-        tyro.cli(diagnose, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(diagnose, argv, prog)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from epjax.runs.metrics import Line, evaluations, training
 from epjax.runs.seeds import Group, band
-from epjax.style import GREY, INK, Look, frame
+from epjax.style import GREY, INK, Look, frame, looks
 
 TRAIN, VAL, VAL5 = "#9db4c8", "#d1495b", "#edae49"
 
@@ -57,6 +57,11 @@ def curve(axes: Axes, lines: Sequence[Line], x: str, y: str, colour: str, **how:
     if points:
         look = {"marker": "o", "markersize": 3.5, "linewidth": 1.8} if y.startswith("val_") else {"linewidth": 1.2}
         axes.plot(*zip(*points, strict=True), **{"color": colour} | look | how)
+
+
+def looks_of(groups: Sequence[Group]) -> list[Look]:
+    """A look for each configuration, by its algorithm."""
+    return looks([group.algorithm for group in groups])
 
 
 def seeds(axes: Axes, group: Group, x: str, y: str, look: Look, **how: Any) -> None:

@@ -7,7 +7,6 @@ epjax predict --workdir runs/vgg10 --imagine dog --out dogs.png
 """
 
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from epjax.data.sources.words import readable
 from epjax.network import Params, States
 from epjax.perturbation import Nudge
 from epjax.runs import imagine as imagination
-from epjax.runs.command import sentence
+from epjax.runs.answer import answer
 from epjax.runs.config import Gradient
 from epjax.runs.plots import VAL, literal
 from epjax.runs.progress import plain_console
@@ -207,9 +206,4 @@ def imagined(
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax predict") -> int:
     """The command."""
-    try:
-        tyro.cli(predict, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(predict, argv, prog)

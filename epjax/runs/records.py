@@ -31,14 +31,19 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The data and the size at which it was run."""
+        """The data and the size at which it was run, with its seed."""
+        return f"{self.setting}, seed {self.config['seed']}"
+
+    @property
+    def setting(self) -> str:
+        """The data and the size at which it was run, whatever the seed."""
         c = self.config
         if "context" in c:
             shape = f"{c['train_images']:,} windows of {c['context']} {c['tokens']}"
-            return f"{c['data_name']}, {shape}, batch {c['batch_size']}, seed {c['seed']}"
+            return f"{c['data_name']}, {shape}, batch {c['batch_size']}"
         pixels = c.get("image_size", 32)
         width = f"width {c['width']:g}, " if "width" in c else ""  # a user's own network may have none
-        size = f"{pixels}x{pixels}, {width}batch {c['batch_size']}, seed {c['seed']}"
+        size = f"{pixels}x{pixels}, {width}batch {c['batch_size']}"
         return f"{c['data_name']}, {c['train_images']:,} images, {size}"
 
     @property

@@ -7,12 +7,11 @@ alone stand together, with their mean and spread.
 """
 
 import io
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jinja2
 import matplotlib
@@ -22,14 +21,13 @@ from matplotlib.figure import Figure
 
 from epjax.data.source import first_few
 from epjax.data.sources.words import readable
-from epjax.runs.command import sentence
+from epjax.runs.answer import answer
 from epjax.runs.metrics import Line
-from epjax.runs.plots import dress, seeds
+from epjax.runs.plots import dress, looks_of, seeds
 from epjax.runs.progress import duration
 from epjax.runs.records import Run, differences
-from epjax.runs.seeds import FOLDER, Group, grouped, read_all, spread
+from epjax.runs.seeds import Group, grouped, is_of_seed, read_all, spread
 from epjax.runs.table import shows_top5
-from epjax.style import Look, looks
 
 HERE = Path(__file__)
 NONE = "–"
@@ -106,8 +104,8 @@ def page(runs: Sequence[Run]) -> str:
 
 def data(group: Group) -> str:
     """The data of a configuration and the size at which it was run, with its seeds where there are several."""
-    first = group.runs[0].data
-    return first if len(group.runs) == 1 else f"{first.rpartition(', seed')[0]}, seeds {group.seeds}"
+    first = group.runs[0]
+    return first.data if len(group.runs) == 1 else f"{first.setting}, seeds {group.seeds}"
 
 
 def title(groups: Sequence[Group]) -> str:
@@ -129,7 +127,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 def label(directory: Path) -> str:
     """The folder's name; of a seed's folder the name of the one that holds it too."""
     place = directory.resolve()
-    return f"{place.parent.name} {place.name}" if place.name.startswith(FOLDER.format("")) else place.name
+    return f"{place.parent.name} {place.name}" if is_of_seed(place) else place.name
 
 
 def heading(group: Group) -> str:
@@ -137,7 +135,7 @@ def heading(group: Group) -> str:
     if len(group.runs) == 1:
         return label(group.runs[0].directory)
     above = {run.directory.resolve().parent.name for run in group.runs}
-    told = all(run.directory.name.startswith(FOLDER.format("")) for run in group.runs)
+    told = all(is_of_seed(run.directory) for run in group.runs)
     return above.pop() if told and len(above) == 1 else group.name
 
 
@@ -151,46 +149,55 @@ def classes(run: Run) -> str:
 
 def results(groups: Sequence[Group]) -> Table:
     """One row a run: how far it is, its best and last errors, its speed. Seeds stand below their mean and spread."""
-    columns: dict[str, Callable[[Run], str]] = {
-        "epoch": _progress,
-        "best top-1 error": lambda run: _number(run.best, "val_top1_error", ".2f", "%"),
-        "at epoch": lambda run: _number(run.best, "epoch", "g"),
-        "last top-1 error": lambda run: _number(_last(run.evaluations), "val_top1_error", ".2f", "%"),
-        "last top-5 error": lambda run: _number(_last(run.evaluations), "val_top5_error", ".2f", "%"),
-        "last cost": lambda run: _number(_last(run.evaluations), "val_cost", ".4f"),
-        "time": lambda run: duration(run.lines[-1]["seconds"]) if run.lines else NONE,
-        "images/s": lambda run: _median(run.training, "images_per_second", ".4g"),
-        "waiting": lambda run: _median(run.training, "waiting", ".0%"),
-    }
+    columns = {name: one for name, one in COLUMNS.items() if name != TOP5 or _show_top5(groups)}
     rows = []
-    for group, look in zip(groups, _looks(groups), strict=True):
+    for group, look in zip(groups, looks_of(groups), strict=True):
         alone = len(group.runs) == 1
         if not alone:
-            rows.append(Row(heading(group), _spreads(group), look.colour, group.name, bold=True))
+            cells = [column.of_seeds(group) for column in columns.values()]
+            rows.append(Row(heading(group), cells, look.colour, group.name, bold=True))
         for run in group.runs:
             name, small = (heading(group), group.name) if alone else (f"seed {run.config['seed']}", "")
-            cells = [show(run) for show in columns.values()]
+            cells = [column.of_run(run) for column in columns.values()]
             rows.append(Row(name, cells, look.colour if alone else "", small, bold=alone))
-    hidden = set() if any(_shows_top5(run) for group in groups for run in group.runs) else {"last top-5 error"}
-    kept = [name not in hidden for name in columns]
-    rows = [replace(row, cells=[cell for cell, keep in zip(row.cells, kept, strict=True) if keep]) for row in rows]
-    return Table([name for name in columns if name not in hidden], rows)
+    return Table(tuple(columns), rows)
 
 
-def _spreads(group: Group) -> list[str]:
-    """The cells of a configuration's seeds: mean and standard deviation where that says something."""
-    best = spread([run.best["val_top1_error"] for run in group.evaluated if run.best], ".2f", "%")
-    last = [group.told("val_top1_error", ".2f", "%"), group.told("val_top5_error", ".2f", "%")]
-    epoch = f"{max((line['epoch'] for line in group.last), default=0):g}"
-    return [epoch, best, NONE, *last, group.told("val_cost", ".4f"), NONE, NONE, NONE]
+class Column(NamedTuple):
+    """What a column of the results says of a run, and of the seeds of a configuration."""
+
+    of_run: Callable[[Run], str]
+    of_seeds: Callable[[Group], str] = lambda group: NONE
 
 
-def _shows_top5(run: Run) -> bool:
-    return shows_top5(run.config["classes"])
+def _last_of(quantity: str, form: str, unit: str = "") -> Column:
+    return Column(
+        lambda run: _number(_last(run.evaluations), quantity, form, unit),
+        lambda group: group.told(quantity, form, unit),
+    )
 
 
-def _looks(groups: Sequence[Group]) -> list[Look]:
-    return looks([group.runs[0].config["algorithm"] for group in groups])
+TOP5 = "last top-5 error"
+COLUMNS = {
+    "epoch": Column(
+        lambda run: _progress(run), lambda group: f"{max((line['epoch'] for line in group.last), default=0):g}"
+    ),
+    "best top-1 error": Column(
+        lambda run: _number(run.best, "val_top1_error", ".2f", "%"),
+        lambda group: spread([run.best["val_top1_error"] for run in group.evaluated if run.best], ".2f", "%"),
+    ),
+    "at epoch": Column(lambda run: _number(run.best, "epoch", "g")),
+    "last top-1 error": _last_of("val_top1_error", ".2f", "%"),
+    TOP5: _last_of("val_top5_error", ".2f", "%"),
+    "last cost": _last_of("val_cost", ".4f"),
+    "time": Column(lambda run: duration(run.lines[-1]["seconds"]) if run.lines else NONE),
+    "images/s": Column(lambda run: _median(run.training, "images_per_second", ".4g")),
+    "waiting": Column(lambda run: _median(run.training, "waiting", ".0%")),
+}
+
+
+def _show_top5(groups: Sequence[Group]) -> bool:
+    return any(shows_top5(run.config["classes"]) for group in groups for run in group.runs)
 
 
 def gradients(runs: Sequence[Run], names: Sequence[str]) -> Table:
@@ -220,7 +227,7 @@ def unlike(groups: Sequence[Group]) -> Table:
     rows = [Row(name, list(map(_value, values))) for name, values in found.items() if name not in ("workdir", "seed")]
     if len({group.seeds for group in groups}) > 1:
         rows.append(Row("seed", [group.seeds for group in groups]))
-    return Table([heading(group) for group in groups], rows, [look.colour for look in _looks(groups)])
+    return Table([heading(group) for group in groups], rows, [look.colour for look in looks_of(groups)])
 
 
 def alike(runs: Sequence[Run]) -> Table:
@@ -240,8 +247,7 @@ def pictures(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Title and SVG of every panel for which some run has numbers; all of them over the same epochs."""
     lines = [line for group in groups for run in group.runs for line in run.lines]
     until = max((line["epoch"] for line in lines), default=1.0)
-    five = any(_shows_top5(run) for group in groups for run in group.runs)
-    known = [panel for panel in PANELS if five or panel.quantity != "val_top5_error"]
+    known = [panel for panel in PANELS if panel.quantity != "val_top5_error" or _show_top5(groups)]
     shown = [panel for panel in known if any(line.get(panel.quantity) is not None for line in lines)]
     return [(panel.title, draw(panel, groups, until)) for panel in shown]
 
@@ -252,7 +258,7 @@ def draw(panel: Panel, groups: Sequence[Group], until: float) -> str:
         figure = Figure(figsize=(4.8, 3.0), layout="constrained", facecolor="none")
         canvas, axes = FigureCanvasSVG(figure), figure.subplots()
         axes.set_facecolor("none")
-        for group, look in zip(groups, _looks(groups), strict=True):
+        for group, look in zip(groups, looks_of(groups), strict=True):
             seeds(axes, group, "epoch", panel.quantity, look)
         dress(axes)
         axes.set_xlim(0, 1.02 * until)
@@ -306,9 +312,4 @@ def report(
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax report") -> int:
     """The command."""
-    try:
-        tyro.cli(report, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(report, argv, prog)

@@ -19,7 +19,7 @@ from jax import Array
 
 from epjax import Network
 from epjax.network import Params
-from epjax.runs.stopping import sentence
+from epjax.runs.answer import answer
 from epjax.runs.trained import Trained, load
 
 
@@ -87,9 +87,4 @@ def sample(
 
 def main(argv: Sequence[str] | None = None, prog: str = "epjax sample") -> int:
     """The command."""
-    try:
-        tyro.cli(sample, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return answer(sample, argv, prog)

@@ -27,6 +27,11 @@ def folder(directory: Path, seed: int) -> Path:
     return directory / FOLDER.format(seed)
 
 
+def is_of_seed(directory: Path) -> bool:
+    """Whether it is named as `folder` names one."""
+    return re.fullmatch(FOLDER.format(r"\d+"), directory.name) is not None
+
+
 def read_all(directories: Sequence[Path]) -> list[Run]:
     """The runs in work directories; one that holds seeds holds as many runs.
 
@@ -38,8 +43,8 @@ def read_all(directories: Sequence[Path]) -> list[Run]:
 def _work_directories(directory: Path) -> list[Path]:
     if (directory / "config.json").is_file() or not directory.is_dir():
         return [directory]
-    numbered = {int(m[1]): d for d in directory.iterdir() if (m := re.fullmatch(FOLDER.format(r"(\d+)"), d.name))}
-    return [numbered[seed] for seed in sorted(numbered) if (numbered[seed] / "config.json").is_file()] or [directory]
+    numbered = sorted(filter(is_of_seed, directory.iterdir()), key=lambda one: int(one.name.rpartition("-")[2]))
+    return [one for one in numbered if (one / "config.json").is_file()] or [directory]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class Group:
 
     runs: tuple[Run, ...]
     name: str
+
+    @property
+    def algorithm(self) -> str:
+        """That of its runs."""
+        return str(self.runs[0].config["algorithm"])
 
     @property
     def evaluated(self) -> tuple[Run, ...]:
