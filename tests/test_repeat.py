@@ -318,3 +318,11 @@ def test_models_are_the_same_stacked(name):
     for a, b in zip(unrolled(stacked).spread(grads), wanted, strict=True):
         a, b = (np.concatenate([np.ravel(v) for v in jax.tree.leaves(tree)]) for tree in (a, b))
         assert a @ b > 0.99999 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_a_module_of_a_run_that_stands_elsewhere_is_refused():
+    """It would be untied silently: each layer of a run has parameters of its own."""
+    shared = Layer(nn.Dense(6), relu)
+    for layers in ((shared, Repeat(shared, 2)), (Repeat(shared, 2), Repeat(shared, 3))):
+        with pytest.raises(ValueError, match=r"layers 1 and 2 share a module \(Dense\), and a Repeat is one of them"):
+            Network((*layers, Layer(nn.Dense(3), identity)))

@@ -60,6 +60,20 @@ def ties(drives: Sequence[Drive]) -> tuple[Tie, ...]:
     return tuple(found)
 
 
+def refuse_shared_with_runs(entries: Sequence[Sequence[Drive]], runs: Sequence[int]) -> None:
+    """ValueError for a module of a run of equal layers that stands in another entry too; both count from 1.
+
+    The layers of a run have parameters of their own: none of them can be the one that another place shares.
+    """
+    first: dict[int, int] = {}
+    for k, drives in enumerate(entries, start=1):
+        for held in (held for drive in drives for _, held in places(drive)):
+            j = first.setdefault(id(held), k)
+            if j != k and not {j, k}.isdisjoint(runs):
+                what = f"layers {j} and {k} share a module ({type(held).__name__}), and a Repeat is one of them"
+                raise ValueError(f"{what}, whose layers have parameters of their own: make a module for each")
+
+
 def own(ties: Sequence[Tie], k: int, theta: Any) -> Any:
     """Layer k's parameters without those that an earlier layer holds."""
     away = {tie.path for tie in ties if tie.layer == k}
