@@ -189,7 +189,7 @@ def against_it(name, place):
         return 40.0 if place["gradient"] == "backpropagation" else 60.0
     if name in ("parity", "batch-size"):
         return 60.0 if place["algorithm"] == "ep" else 40.0
-    if name == "skip":
+    if name in ("skip", "parity-full"):
         return 40.0 if place["method"] == "backpropagation" else 60.0 + 0.1 * place["seed"]
     if name == "systems":
         return 40.0 if place["method"] in ("exact", "backpropagation") else 60.0

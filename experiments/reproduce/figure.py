@@ -131,16 +131,27 @@ def judged(holds: bool | None) -> Verdict:
 
 
 def size(results: Sequence[Result]) -> str:
-    """What was run, at what size, in a line."""
+    """What was run, at what size, in a line; runs of several sizes one after the other."""
+    kinds: dict[tuple[Any, ...], list[Result]] = {}
+    for r in results:
+        kinds.setdefault(tuple(r["config"][name] for name in SIZE), []).append(r)
+    seeds = len({r["config"]["seed"] for r in results})
+    return f"{'; '.join(map(_size, kinds.values()))}, {seeds} seed{'s' * (seeds > 1)}, float32"
+
+
+SIZE = ("kind", "width", "image_size", "gain", "train_images", "epochs")
+"""Options by which runs differ in size."""
+
+
+def _size(results: Sequence[Result]) -> str:
     c = results[0]["config"]
     pixels, images = c["image_size"], f"{c['train_images']:,} training images"
     validation = sorted({r["evaluations"][-1]["val_images"] for r in results if r["evaluations"]})
     if validation:
         images += f" and {' or '.join(f'{count:,}' for count in validation)} validation images"
     names = sorted({r["config"]["dataset"] for r in results})
-    seeds = len({r["config"]["seed"] for r in results})
     network = {"vgg5": "VGG5", "vgg10": "VGG10", "vgg10_skip": "VGG10"}[c["kind"]]
     return (
         f"{network} of width {c['width']:g} at {pixels}x{pixels}, gain {c['gain']:g}, {images} of {', '.join(names)}, "
-        f"{c['epochs']} epochs, {seeds} seed{'s' * (seeds > 1)}, float32"
+        f"{c['epochs']} epochs"
     )
