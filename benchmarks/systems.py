@@ -7,12 +7,14 @@ gradient costs, how many passes a phase takes.
     cost       XLA's FLOPs of a gradient at the recipe's passes, in units of backpropagation of the feedforward twin
     depth      the rate of a settled pass, displacement of the first block over the output's, and the smallest beta at
                which measured states (float32, one-sided) still give a cosine of .9
-    passes     to a change of 1e-3 and 1e-6, free (from the input up) and nudged (from the output down), in float64
+    passes     until a pass changes the state by 1e-3 and 1e-6, free (from the input up) and nudged (from the output
+               down), in float64: the middle of five seeds, and their ends
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from benchmarks.measure import compile_program
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_least, at_most, find
 from benchmarks.settings import batch
-from epjax.network import Layer, Network, Params
+from epjax.network import Layer, Network, Params, States
 from epjax.network.activation import identity, unit
 from epjax.network.drive import Dense
 from epjax.network.precision import Precision
@@ -104,7 +106,7 @@ def _all(quick: bool) -> Iterator[Row]:
         yield about | _order(name, system, "centered")
     for row in _cost(x, y, quick):
         yield about | row
-    for row in _passes(x, y, 2 if quick else len(SETTLING)):
+    for row in _passes(x, y, 2 if quick else len(SETTLING), STARTS[:1] if quick else STARTS):
         yield about | row
     for row in _depths(x, y, (2,) if quick else (2, 3, 5, 8)):
         yield about | row
@@ -244,42 +246,78 @@ SETTLING = (
 """Before: SYSTEMS_NUMBERS, one seed, prototypes; (0, 0) where there is no number."""
 
 
-def _passes(x: Array, y: Array, count: int) -> Iterator[Row]:
+STARTS = range(5)
+"""Seeds of the initial weights over which passes are counted."""
+MOST_PASSES = 400
+
+
+def _passes(x: Array, y: Array, count: int, seeds: Sequence[int] = STARTS) -> Iterator[Row]:
+    """Of each seed the mean over the batch; of the seeds the middle and the ends."""
     for line in SETTLING[:count]:
-        with jax.enable_x64(False):
-            params = line.system.init(jax.random.key(0), x.shape[1:])
-        counts = [_count(line.system, params, x, y, tolerance) for tolerance in (1e-3, 1e-6)]
-        free, nudged = zip(*counts, strict=True)
+        found = np.array([_count(line.system, seed, x, y) for seed in seeds])  # [seed, phase, tolerance]
+        (free, nudged), least, most = np.median(found, axis=0), found.min(axis=0), found.max(axis=0)
+        told = [
+            " / ".join(f"{m:.0f} ({a:.0f}-{b:.0f})" for m, a, b in zip(middle, least[i], most[i], strict=True))
+            for i, middle in enumerate((free, nudged))
+        ]
         yield {
             "what": "passes",
             "system": line.name,
             "dtype": "float64",
-            "free_passes": " / ".join(f"{n:.0f}" for n in free),
-            "nudged_passes": " / ".join(f"{n:.0f}" for n in nudged),
-            "free": list(free),
-            "nudged": list(nudged),
+            "free_passes": told[0],
+            "nudged_passes": told[1],
+            "free": free.tolist(),
+            "nudged": nudged.tolist(),
+            "least": least.tolist(),
+            "most": most.tolist(),
+            "seeds": list(seeds),
             "free_before": list(line.free),
             "nudged_before": list(line.nudged),
         }
 
 
-def _count(system: Chain, params: Params, x: Array, y: Array, tolerance: float) -> tuple[float, float]:
-    """Passes of the free phase from its start, and of differences from a settled one; the mean over the batch.
+def _count(system: Chain, seed: int, x: Array, y: Array) -> list[list[float]]:
+    """Passes of the free phase from its start, and of differences from a settled one, to either tolerance.
 
-    The pass that finds nothing left to move is not counted: the residual is that of the state before it.
+    As SYSTEMS_NUMBERS counts: until a pass changes all blocks together by less than that share of them, the norms over
+    the whole state. (`Relax` asks it of every block, which a small or a slow one may take some passes more for.)
     """
+    with jax.enable_x64(False):
+        params = system.init(jax.random.key(seed), x.shape[1:])
     with jax.enable_x64(True):
         params, x, y = _in_float64(params, x, y)
+        free, nudged = jax.jit(jax.vmap(partial(_changes, system, params)))(x, y)
+    return [[float(np.mean(_first_below(np.asarray(c), t))) for t in (1e-3, 1e-6)] for c in (free, nudged)]
 
-        def both(x: Array, y: Array) -> tuple[Array, Array]:
-            rough = system.free(params, x, Relax(500, tolerance)).solution.iterations
-            rest = system.free(params, x, Relax(2000, 1e-12, over="auto"))
-            nudge = Nudge(SE, y, jnp.float64(1e-3))
-            found = system.nudged(params, rest, nudge, Relax(500, tolerance), "carried")
-            return rough, found.iterations
 
-        free, nudged = jax.jit(jax.vmap(both))(x, y)
-        return float(free.mean()) - 1, float(nudged.mean()) - 1
+def _changes(system: Chain, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+    """||s_i - s_(i-1)|| / ||s_i|| over the whole state at every pass i: of states when free, of differences nudged."""
+    one = Relax(1, None)
+
+    def share(new: States, old: States) -> Array:
+        moved, all_of_it = (sum(jnp.sum(v * v) for v in tree) for tree in (jax.tree.map(jnp.subtract, new, old), new))
+        return jnp.sqrt(moved / all_of_it)
+
+    def a_pass(s: States, _: Any) -> tuple[States, Array]:
+        new = system.free(params, x, one, s).states
+        return new, share(new, s)
+
+    free = jax.lax.scan(a_pass, system.start(params, x), None, length=MOST_PASSES)[1]
+    rest = system.free(params, x, Relax(2000, 1e-12, over="auto"))
+    nudge = Nudge(SE, y, jnp.float64(1e-3))
+
+    def a_nudged_pass(d: States, _: Any) -> tuple[States, Array]:
+        new = system.differences(params, rest, nudge, one, d).blocks
+        return new, share(new, d)
+
+    none = jax.tree.map(jnp.zeros_like, rest.states)
+    return free, jax.lax.scan(a_nudged_pass, none, None, length=MOST_PASSES)[1]
+
+
+def _first_below(changes: np.ndarray, tolerance: float) -> np.ndarray:
+    """[B, passes] -> passes until the change is below the tolerance; all of them where it never is."""
+    below = changes < tolerance
+    return np.where(below.any(axis=1), below.argmax(axis=1), changes.shape[1])
 
 
 def _depths(x: Array, y: Array, depths: tuple[int, ...]) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from epjax import models
 from epjax.recipes import imagenet_vgg10
 from experiments.figures import front
 from experiments.reproduce.figure import errors, mean_spread
-from experiments.reproduce.figures import defaults, demo, hardware, parity, systems, text
+from experiments.reproduce.figures import defaults, demo, guard, hardware, parity, systems, text
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -98,6 +98,20 @@ def test_the_runs_at_the_edge_of_stability_are_counted():
     safe = [json.loads(p.read_text()) for p in (ROOT / "experiments/results/defaults").glob("*rate_0.02*.json")]
     assert not any(map(defaults.is_dead, safe))
     assert f"none of {len(safe)} did" in " ".join(PAGES[Path("docs/training.md")].split())
+
+
+def test_what_the_guard_does_is_quoted_as_it_was_measured():
+    """The numbers of docs/training.md, from the study's own runs."""
+    cells = json.loads((ROOT / "experiments" / "results" / "guard.json").read_text())["cells"]
+    page = " ".join(PAGES[Path("docs/training.md")].split())
+
+    def told(**place):
+        return "{:.1f} ± {:.1f}%".format(*mean_spread(errors(cells, **place)))
+
+    large, small = ([told(method=m, beta=b) for m in guard.GUARDS] for b in (guard.BETAS[-1], guard.BETAS[0]))
+    limit = told(method=guard.BACKPROPAGATION)
+    assert f"{large[0]} without the guard and of {large[1]} with it, where backpropagation ends at {limit}" in page
+    assert f"the errors are {small[0]} and {small[1]}" in page
 
 
 def test_the_systems_are_quoted_as_they_were_measured():

@@ -237,6 +237,27 @@ def test_in_float32_carried_differences_are_exact_and_subtraction_is_not(name, x
 
 
 @every_system
+def test_phases_go_on_from_where_they_stopped(name, x64):
+    """Four passes and six more are ten, of states and of differences; a start of other blocks is refused."""
+    system, params, x, y = setting(name)
+    some, more, all_of_them = (Relax(n, None) for n in (4, 6, 10))
+    stopped = system.free(params, x[0], some).states
+    whole = system.free(params, x[0], all_of_them)
+    assert error(system.free(params, x[0], more, stopped).states, whole.states) < 1e-14
+    nudge = Nudge(SE, y[0], jnp.asarray(0.01))
+    moved = system.differences(params, whole, nudge, some).blocks
+    assert (
+        error(
+            system.differences(params, whole, nudge, more, moved).blocks,
+            system.differences(params, whole, nudge, all_of_them).blocks,
+        )
+        < 1e-12
+    )
+    with pytest.raises(ValueError, match=r"start of .* must hold blocks of shapes"):
+        system.free(params, x[0], more, stopped[1:])
+
+
+@every_system
 def test_clamping_is_another_cost(name, x64):
     """Its gradient is that of 1/2 (o - y)^T chi^-1 (o - y), chi held: chi from nudges along each output."""
     system, params, x, y = setting(name, B=1)

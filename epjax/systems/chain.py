@@ -262,13 +262,24 @@ class Chain:
 
     # The phases.
 
-    def free(self, params: Params, x: Inexact[Array, "..."], method: Relax | None = None) -> Rest:
-        """The free equilibrium of one example, relaxed from `start`."""
+    def free(
+        self, params: Params, x: Inexact[Array, "..."], method: Relax | None = None, start: States | None = None
+    ) -> Rest:
+        """The free equilibrium of one example, relaxed from the states `start` of all blocks; None: from `self.start`.
+
+        Raises ValueError for a method that is no Relax, and for a start of other shapes than the blocks have.
+        """
         method = FREE if method is None else method
         if not isinstance(method, Relax):
             raise ValueError(f"free of {self._name} must be epjax.Relax(...) or None, got {method!r}")
+        if start is None:
+            start = self.start(params, x)
+        else:
+            wanted, given = ([s.shape for s in states] for states in (jax.eval_shape(self.start, params, x), start))
+            if wanted != given:
+                raise ValueError(f"start of {self._name} must hold blocks of shapes {wanted}, got {given}")
         psi_0 = self.embed(0, x)
-        found = self._settle(params, psi_0, method, False, self.start(params, x), self._at_rest)
+        found = self._settle(params, psi_0, method, False, tuple(start), self._at_rest)
         psi = (psi_0, *(self.embed(k, s_k) for k, s_k in enumerate(found.blocks, start=1)))
         fields = tuple(self._field(params, k, psi) for k in range(1, len(self) + 1))
         solution = Solution(None, None, found.iterations, found.residual, found.converged, None)
@@ -288,7 +299,7 @@ class Chain:
             found = self._settle(params, free.psi[0], method, True, free.states, push, perturbation)
             states, d = found.blocks, None
         else:
-            found = self._differences(params, free, perturbation, method)
+            found = self.differences(params, free, perturbation, method)
             states, d = tuple(s + d_k for s, d_k in zip(free.states, found.blocks, strict=True)), found.blocks
         return Solution(states, d, found.iterations, found.residual, found.converged, None, found.changes)
 
@@ -326,8 +337,10 @@ class Chain:
 
         return relax(method, method.groups(L, nudged), respond, self.towards, start)
 
-    def _differences(self, params: Params, free: Rest, perturbation: Perturbation, method: Relax) -> Relaxed:
-        """d_k, from zero."""
+    def differences(
+        self, params: Params, free: Rest, perturbation: Perturbation, method: Relax, start: States | None = None
+    ) -> Relaxed:
+        """d_k = s_k^beta - s_k^0 of ONE example, carried: relaxed from `start` (a block a layer), else from 0."""
         L, scales, states = len(self), self._scales(params), free.states
         held = self.held(states[-1], perturbation) if perturbation.at_once else None
         nothing = jnp.zeros_like(free.psi[0])
@@ -345,7 +358,8 @@ class Chain:
         def towards(k: int, old: Array, new: Array, w: Array) -> Array:
             return self.towards(k, old, new, w, rest[k - 1])
 
-        return relax(method, method.groups(L, True), respond, towards, tuple(jnp.zeros_like(s) for s in states))
+        start = tuple(jnp.zeros_like(s) for s in states) if start is None else start
+        return relax(method, method.groups(L, True), respond, towards, start)
 
     def held(self, s_L: Array, perturbation: Perturbation) -> Array:
         """The displacement of a clamped output."""
