@@ -191,8 +191,8 @@ def against_it(name, place):
         return 60.0 if place["algorithm"] == "ep" else 40.0
     if name in ("skip", "parity-full"):
         return 40.0 if place["method"] == "backpropagation" else 60.0 + 0.1 * place["seed"]
-    if name == "systems":
-        return 40.0 if place["method"] in ("exact", "backpropagation") else 60.0
+    if name in ("systems", "convolutional"):
+        return 60.0 if "sided" in place["method"] or place["method"] == "centered" else 40.0
     if name == "defaults":
         return 40.0 if place["method"] == "bp" else 100.0
     return 120.0 - as_the_paper_has_it(name, place)

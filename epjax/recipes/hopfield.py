@@ -17,7 +17,8 @@ from epjax.runs.images import Images
 from epjax.systems import Hopfield
 
 ABOUT = plain.about(
-    "a deep Hopfield network", mnist="mnist and fashion_mnist: brighter images want a smaller learning rate."
+    "a deep Hopfield network",
+    mnist="mnist and fashion_mnist: brighter images want a smaller learning rate; cifar10: convolutions.",
 )
 
 
@@ -50,6 +51,12 @@ EXPERIMENT = Experiment(
     images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
+        "cifar10": Recipe(
+            replace(GRADIENT, iterations=8, free_iterations=10),
+            replace(OPTIMISER, epochs=4, learning_rate=0.03, momentum=0.9, layer_rates=()),
+            Network(channels=(16, 32, 64), hidden=(), gain=0.5),
+            plain.COLOUR,
+        ),
         "fashion_mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10), Network(hidden=(512,))),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.4), Network(hidden=(512,))),
         "quick": Recipe(GRADIENT, OPTIMISER).quick(),

@@ -54,6 +54,12 @@ EXPERIMENT = Experiment(
     images=plain.IMAGES,
     recipes={
         "demo": Recipe(GRADIENT, OPTIMISER),
+        "cifar10": Recipe(
+            GRADIENT,
+            replace(OPTIMISER, epochs=4, learning_rate=0.05, momentum=0.9),
+            Network(channels=(16, 32, 64), hidden=(), gain=1.5),
+            plain.COLOUR,
+        ),
         "mnist": Recipe(GRADIENT, replace(OPTIMISER, epochs=10, learning_rate=0.3), Network(hidden=(512,))),
         "quick": Recipe(GRADIENT, OPTIMISER).quick(),
     },

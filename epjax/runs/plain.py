@@ -1,9 +1,13 @@
 """What the recipes of small systems share: gray images in [0, 1], one-sided EP, gradient descent without momentum."""
 
+from dataclasses import replace
+
 from epjax.runs.config import Gradient, Optimiser
 from epjax.runs.images import Images
 
 IMAGES = Images(image_size=28, crop="none", pixels="unit")
+COLOUR = replace(IMAGES, image_size=32, crop="pad")
+"""Small images in colour, moved by up to 4 pixels and flipped in training."""
 GRADIENT = Gradient(scheme="forward", beta=0.02, cost="squared_error", traversal="relax", free_tolerance=None)
 """Differences carried; each recipe says how many passes its phases take."""
 OPTIMISER = Optimiser(

@@ -5,9 +5,9 @@
     python -m experiments.reproduce sensitivity --data /data --part 1/2          # the other half on another machine
 
 Figures: schemes, sensitivity, traversal, update, parity, batch-size, curves, skip; and studies of our own, parity-full,
-defaults, guard, systems, hardware and text, which take hours. Each keeps one JSON file for every finished run in
-RUNS/FIGURE, and writes FIGURE.json, FIGURE.png and the page README.md to OUT. To join the parts of several machines,
-copy their files into one RUNS/FIGURE and run the command there.
+defaults, guard, systems, convolutional, hardware and text, which take hours. Each keeps one JSON file for every
+finished run in RUNS/FIGURE, and writes FIGURE.json, FIGURE.png and the page README.md to OUT. To join the parts of
+several machines, copy their files into one RUNS/FIGURE and run the command there.
 """
 
 import importlib
@@ -31,7 +31,7 @@ from experiments.reproduce.figure import Figure
 from experiments.reproduce.grid import Grid, Part
 
 PAPER = ("schemes", "sensitivity", "traversal", "update", "parity", "batch-size", "curves", "skip")
-FIGURES = (*PAPER, "parity-full", "defaults", "guard", "demo", "systems", "hardware", "text")
+FIGURES = (*PAPER, "parity-full", "defaults", "guard", "demo", "systems", "convolutional", "hardware", "text")
 DATA = "EPJAX_SHARED_DATA"
 
 
@@ -41,7 +41,7 @@ class Options:
 
     figure: tyro.conf.Positional[str]
     """One of schemes, sensitivity, traversal, update, parity, batch-size, curves, skip, parity-full, defaults,
-    guard, demo, systems, hardware, text."""
+    guard, demo, systems, convolutional, hardware, text."""
     minutes: float | None = None
     """Start no run that would end later than this. Default: run them all, within 90 minutes on two cores."""
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(

@@ -57,11 +57,12 @@ def command(
     seed: int,
     change: Callable[[Gradient], Gradient],
     quick: bool,
+    images: int | None = None,
 ) -> Command:
-    """The cell; with `quick` a few steps of it."""
+    """The cell, on the first `images` of either split (None: all); with `quick` a few steps of it."""
     groups: Any = {"network": experiment.network, "images": experiment.images}
     asked = experiment.config(Run(Path(), recipe=recipe), **groups)
     usual = experiment.choose(asked)
     run = Run(Path(), recipe=recipe, seed=seed, max_steps=3 if quick else None, log_every=1 if quick else None)
     config = replace(usual, run=run, gradient=in_float32(change(usual.gradient)))
-    return Command(place, experiment, config, dataset, 64 if quick else None)
+    return Command(place, experiment, config, dataset, 64 if quick else images)

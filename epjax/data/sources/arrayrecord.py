@@ -91,6 +91,6 @@ def open_prepared(folder: Path, name: str = "") -> Dataset:
         )
     classes = tuple(info.features["label"].names)
     train, test = (ArrayRecordSource(builder, split, len(classes)) for split in ("train", val))
-    origin = f"{found} in the ArrayRecord files of {folder}: {len(train)} in train, {len(test)} in {val}"
+    origin = f"{found} in the ArrayRecord files of {folder}, {val} to validate"
     recipe = _RECIPES.get(found, found)
     return make_dataset(recipe if recipe in RECIPES else "imagenet", train, test, classes, origin, recipe)

@@ -40,7 +40,7 @@ def open_cifar(path: Path) -> Dataset:
     train, test = (
         _read([folder / file for file in files], name, version, len(classes)) for files in _FILES[name, version]
     )
-    origin = f"{name} in the {version} files of {folder}: {len(train)} for training, {len(test)} to test"
+    origin = f"{name} in the {version} files of {folder}"
     return make_dataset(name, train, test, classes, origin)
 
 

@@ -53,7 +53,7 @@ def open_folder(path: Path, val_share: float | None = None) -> Dataset:
     with Listings(path) as listings:
         classes, *splits, about = layout.read(path, listings, val_share or 0.0)
     train, val = (FolderSource(name, *split) for name, split in zip(("train", "val"), splits, strict=True))
-    origin = f"images in {path}, {about}: {len(train)} for training, {len(val)} to validate, {len(classes)} classes"
+    origin = f"images in {path}, {about}"
     recipe = recipe_of(classes)
     return make_dataset(recipe, train, val, classes, origin, path.resolve().name if recipe == "imagenet" else recipe)
 

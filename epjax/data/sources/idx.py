@@ -58,7 +58,7 @@ def open_idx(path: Path) -> Dataset:
     name = "fashion_mnist" if arrays[1][:5].tolist() == [9, 0, 0, 3, 0] else "mnist"
     train = ArraySource(arrays[0][..., None], arrays[1], f"{path}/train", 10)
     val = ArraySource(arrays[2][..., None], arrays[3], f"{path}/t10k", 10)
-    origin = f"{name} in the IDX files of {path}: {len(train)} for training, {len(val)} to test"
+    origin = f"{name} in the IDX files of {path}"
     return make_dataset(name, train, val, _CLASSES[name], origin)
 
 

@@ -279,10 +279,7 @@ def open_tar(path: Path, cache: bool = True) -> Dataset:
             raise ValueError(f"{paths[split == 'val']} holds no {split} image: its members must be {layout}")
     classes = tuple(indices["train"].classes.tolist())
     train, val = (TarSource(p, indices[s], classes) for p, s in zip(paths, ("train", "val"), strict=True))
-    origin = (
-        f"images in {path}, read in place: {len(train)} for training, {len(val)} to validate, {len(classes)} classes"
-    )
-    recipe = recipe_of(classes)
+    recipe, origin = recipe_of(classes), f"images in {path}, read in place"
     return make_dataset(recipe, train, val, classes, origin, path.stem if recipe == "imagenet" else recipe)
 
 
