@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import epjax
 from benchmarks import zoo
 from epjax import models
 from epjax.recipes import imagenet_vgg10
@@ -74,6 +75,23 @@ def test_the_site_has_every_page_and_every_module():
     hidden = {m for m in modules if m.startswith(inside)} | {f"{room}.__init__" for room in rooms} | {"epjax.__init__"}
     missing = {m for m in modules - hidden if m.removesuffix(".__init__") not in shown}
     assert missing == set()
+
+
+def test_every_notebook_has_its_page():
+    site = (ROOT / "mkdocs.yml").read_text()
+    for path in (ROOT / "experiments" / "notebooks").glob("*.ipynb"):
+        assert f": notebooks/{path.stem}.md\n" in site, path
+
+
+def test_the_page_on_citing_says_what_the_citation_file_says():
+    """Title, version and source, in docs/cite.md as in CITATION.cff and the package."""
+    page, file = PAGES[Path("docs/cite.md")], (ROOT / "CITATION.cff").read_text()
+    version = re.search(r"^version: (\S+)$", file, re.MULTILINE)[1]
+    assert version == epjax.__version__
+    assert f"version = {{{version}}}" in page
+    for title in re.findall(r'^ *-? *title: "?([^"\n]+)', file, re.MULTILINE):
+        assert f"{{{title}}}" in page
+    assert re.search(r"arXiv:\d+\.\d+", file)[0] in page
 
 
 def test_tables_in_docstrings_are_indented():
