@@ -16,7 +16,7 @@ from epjax.network.arguments import as_state, check_parameters, check_parameters
 from epjax.network.layer import Layer
 from epjax.network.modules import Refused, takes_indices
 from epjax.network.precision import Precision, at_precision, check_precision
-from epjax.network.repeat import Repeat, Stacked
+from epjax.network.repeat import Repeat, Stacked, layers_of
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, refuse_shared_with_runs, spread, ties
 from epjax.shapes import InputShape, is_known, shape_of
@@ -50,7 +50,7 @@ class Network:
         for k, layer in enumerate(self.layers, start=1):
             if any(not 0 <= s <= k - 2 for s in layer.skips):
                 raise ValueError(f"skips of layer {k} must lie in 0..{k - 2}, got {layer.skips}")
-        units = [layer.unit if isinstance(layer, Repeat) else (layer,) for layer in self.layers]
+        units = [layers_of(layer) for layer in self.layers]
         runs = [k for k, layer in enumerate(self.layers, start=1) if isinstance(layer, Repeat)]
         refuse_shared_with_runs([[layer.function for layer in unit] for unit in units], runs)
         object.__setattr__(self, "ties", ties([layer.function for layer in self.layers]))

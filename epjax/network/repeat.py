@@ -88,6 +88,11 @@ class Repeat:
         return Alone(self.unit[0].function, f"{self.n} x {' + '.join(layer.function.name for layer in self.unit)}")
 
 
+def layers_of(entry: Layer | Repeat) -> tuple[Layer, ...]:
+    """The layers of a unit; a layer by itself."""
+    return entry.unit if isinstance(entry, Repeat) else (entry,)
+
+
 @dataclass(frozen=True)
 class Alone:
     """A drive with parameters of its own, whatever else is made of its module."""
