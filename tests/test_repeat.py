@@ -208,6 +208,44 @@ def test_the_program_does_not_grow_with_depth():
     assert size(100) == size(10)
 
 
+class Wide(nn.Module):
+    """A block whose inside is much larger than what it gives."""
+
+    @nn.compact
+    def __call__(self, h):
+        return h + nn.Dense(h.shape[-1])(jnp.tanh(nn.Dense(96)(jnp.tanh(nn.Dense(96)(h)))))
+
+
+CHECKPOINTS = {"all": False, "none": True, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+GRADIENTS = {
+    "backpropagation": epjax.backprop_value_and_grad,
+    "one-sided": lambda net, cost: epjax.value_and_grad(net, cost, scheme="forward", equilibration=sweep("block")),
+    "centered": lambda net, cost: epjax.value_and_grad(net, cost, equilibration=sweep("block", 3)),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_what_is_kept_changes_memory_and_no_number(name, x64):
+    """XLA's temporaries of 16 blocks fall to less than half where nothing inside of a block is kept."""
+
+    def network(kept):
+        return Network(
+            (Layer(nn.Dense(8), identity), Repeat(Layer(Wide(), identity), 16, kept), Layer(nn.Dense(4), identity))
+        )
+
+    params = jax.tree.map(lambda v: v.astype(jnp.float64), network(False).init(KEY, (5,)))
+    x, y = jax.random.normal(jax.random.key(1), (32, 5), jnp.float64), jnp.arange(32) % 4
+    compiled = {
+        k: jax.jit(GRADIENTS[name](network(kept), CE)).lower(params, x, y).compile() for k, kept in CHECKPOINTS.items()
+    }
+    memory = {kept: one.memory_analysis().temp_size_in_bytes for kept, one in compiled.items()}
+    assert memory["none"] < 0.5 * memory["all"]
+    assert memory["none"] <= memory["products"] <= memory["all"]
+    wanted = compiled["all"](params, x, y)
+    for kept in ("none", "products"):
+        same(compiled[kept](params, x, y)[1], wanted[1], 1e-9)
+
+
 @pytest.mark.fast
 def test_table_and_name():
     net, flat = networks("pair")
@@ -272,6 +310,10 @@ def test_muon_takes_a_stack_for_its_matrices():
     [
         (lambda: Repeat(Layer(Dense(3)), 0), "n must be a whole number of layers, at least 1, got 0"),
         (lambda: Repeat(Layer(Dense(3)), 2.0), "n must be a whole number of layers, at least 1, got 2.0"),
+        (
+            lambda: Repeat(Layer(Dense(3)), 2, "dots"),
+            "checkpoint must be True, False or a policy, such as .*, got 'dots'",
+        ),
         (lambda: Repeat(Dense(3), 2), "layer must be a Layer or a tuple of Layers, got"),
         (lambda: Repeat((), 2), r"layer must be a Layer or a tuple of Layers, got \(\)"),
         (lambda: Repeat((Layer(Dense(3)), Dense(3)), 2), "layer must be a Layer or a tuple of Layers, got a Dense"),

@@ -310,6 +310,20 @@ def test_traced_in_one_dtype_and_used_in_others(wide):
         close(jax.jit(epjax.value_and_grad(low, CE))(single, x32, Y, None)[1], jax.tree.map(jnp.float32, exact), 0.1)
 
 
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.dots_saveable])
+def test_what_a_function_keeps_a_run_keeps(policy, wide):
+    """`jax.checkpoint` around a block, of marks, constants and an index, is that of the run."""
+
+    def kept(scan, p, x):
+        over = lambda step, h, xs: scan(jax.checkpoint(step, policy=policy), h, xs)  # noqa: E731
+        return with_constants(over, p, x)
+
+    net = check(kept, weights(), normal(7, *X), [N], N + 2)
+    assert net.layers[1].checkpoint is (policy or True)
+    plain_net = epjax.from_function(partial(plain, lax.scan), weights(), normal(7, 5))
+    assert plain_net.layers[1].checkpoint is False
+
+
 class Block(nn.Module):
     @nn.compact
     def __call__(self, h, _):
@@ -334,6 +348,7 @@ def test_a_linen_model_with_scan(axis, wide):
     params = jax.tree.map(jnp.float64, jax.jit(model.init)(jax.random.key(0), x)["params"])
     net = epjax.from_flax(model, x[0])
     assert (runs(net), net.depth) == ([N], 3 * N + 2)
+    assert net.layers[1].checkpoint is True
     assert [layer.activation.name for layer in net.layers[1].unit] == ["relu", "identity", "identity"]
 
     def exact(p):

@@ -301,14 +301,15 @@ class Network:
 
     def through(self, theta_k: Stacked, k: int, h: Array, *, keep: bool = False) -> tuple[Array, Any]:
         """h through the run of entry k: what its last layer gives, and with `keep` the states of all of them."""
-        unit = self.unit(k)
+        unit, layer = self.unit(k), self.layers[k - 1]
         assert unit is not None
+        assert isinstance(layer, Repeat)
 
         def step(h: Array, theta: Params) -> tuple[Array, Any]:
             output, states = unit.passed(theta, h, keep=keep)
             return output, states if keep else None
 
-        output, states = lax.scan(step, h, theta_k.units)
+        output, states = lax.scan(layer.kept(step), h, theta_k.units)
         return output, Stacked(states) if keep else None
 
     def passed(self, params: Params, x: Array, *, keep: bool) -> tuple[Array, States]:

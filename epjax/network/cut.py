@@ -17,7 +17,8 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from epjax.network.activation import Activation, identity
 from epjax.network.clips import after, clip_of
-from epjax.network.marks import called, is_mark, is_marked_scan, is_of_module, refuse_impure
+from epjax.network.kinks import alone
+from epjax.network.marks import called, checkpoint_of, is_mark, is_marked_scan, is_of_module, refuse_impure, rewritten
 from epjax.network.modules import Refused
 
 SHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "transpose", "rev"})
@@ -57,6 +58,8 @@ class Run:
     read: tuple[tuple[int, ...], ...]
     sources: tuple[int, ...]
     unit: tuple[Piece, ...]
+    checkpoint: Any
+    """As of `epjax.Repeat`."""
 
     @property
     def consts(self) -> list[Any]:
@@ -190,9 +193,12 @@ def _run(program: ClosedJaxpr, equations: list[JaxprEqn], below: list[Any], scan
     start, over = unmoved(equations, scan.invars[n], below), scan.invars[n + 1 :]
     read = tuple(_leaves(parameters, before(equations, [v]), [v]) for v in over)
     leaves = tuple(sorted({i for found in read for i in found}))
-    pieces = tuple(piece for piece in cut(unit) if isinstance(piece, Piece))  # of a scan in a scan every step is one
+    written = rewritten(unit, alone)
+    pieces = tuple(piece for piece in cut(written) if isinstance(piece, Piece))  # of a scan in a scan every step is one
     stacks = part(program, before(equations, over), [parameters[i] for i in leaves], over)
-    return Run(scan.params["length"], stacks, leaves, read, ([x, *below].index(start),), pieces)
+    return Run(
+        scan.params["length"], stacks, leaves, read, ([x, *below].index(start),), pieces, checkpoint_of(body.jaxpr)
+    )
 
 
 def _leaves(parameters: list[Any], equations: list[JaxprEqn], outputs: list[Any]) -> tuple[int, ...]:

@@ -126,6 +126,13 @@ def _is_elementary(equation: JaxprEqn) -> bool:
     return name in SMOOTH or name in ("clip", "relu", "relu6", "hard_tanh")
 
 
+def checkpoint_of(program: Jaxpr) -> Any:
+    """The policy of a `jax.checkpoint` around marks, or True where it has none; False where there is no such call."""
+    calls = (e for e in program.eqns if e.primitive.name in ("checkpoint", "remat2") and holds_marks(e.params["jaxpr"]))
+    found = next(calls, None)
+    return False if found is None else found.params.get("policy") or True
+
+
 def refuse_impure(program: Jaxpr, effects: Any) -> None:
     """Raises `Refused` for random numbers and for effects."""
     if effects:

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 
 from epjax.network.clips import clip_of
 from epjax.network.cut import before, moves, part, rectified, unmoved
-from epjax.network.marks import evaluate, is_mark, is_marked_scan, is_of_module, rewritten
+from epjax.network.marks import checkpoint_of, evaluate, is_mark, is_marked_scan, is_of_module, rewritten
 from epjax.network.products import FIXED, STATE, WEIGHT
 
 
@@ -105,6 +106,8 @@ def _run(steps: Steps, found: list[Any], form: Form) -> list[Any]:
     def layer(h: Array, row: list[Array]) -> tuple[Array, None]:
         return step(h, row, jaxpr_as_fun(form.fixed)()), None
 
+    if kept := checkpoint_of(steps.body.jaxpr):  # as the function asks for it, to be found again
+        layer = jax.checkpoint(layer, policy=None if kept is True else kept, prevent_cse=False)
     h, fixed = found[consts + form.part], [found[i] for i in shared]
     if form.first:
         h = step(h, steps.in_order(rows, 0), fixed)

@@ -307,7 +307,7 @@ def _layer(program: Program, k: int, piece: Piece | Run) -> Layer | Repeat:
     if isinstance(piece, Piece):
         return Layer(Between(program, (k,)), piece.activation)
     unit = (Layer(Between(program, (k, j)), one.activation) for j, one in enumerate(piece.unit, start=1))
-    return Repeat(tuple(unit), piece.n)
+    return Repeat(tuple(unit), piece.n, piece.checkpoint)
 
 
 def is_spread(params: Any) -> bool:
