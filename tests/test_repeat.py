@@ -271,6 +271,26 @@ def test_one_device_against_eight():
     same((many[0][0], many[1]), (one[0][0], one[1]), 1e-4)
 
 
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_a_language_model_on_one_device_and_on_eight():
+    """Its stacked blocks in slices, of matrices and never of layers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax's attention mixes dtypes
+        net = epjax.models.gpt(16, 4, features=64, depth=2, heads=2, split=False, stacked=True)
+        params = jax.jit(net.init, static_argnums=1)(KEY, (4,))
+        x = jax.random.randint(jax.random.key(1), (8, 4), 0, 16)
+        estimate = epjax.value_and_grad(net, CE, scheme="forward", equilibration=sweep("block"))
+        one = jax.jit(estimate)(params, x, x)
+        mesh = sharding.make_mesh(4)
+        placed = sharding.state_shardings(mesh, params)
+        specs = {sharded.spec for sharded in jax.tree.leaves(placed[1])}
+        assert any("model" in spec for spec in specs)
+        assert all(spec[0] is None for spec in specs if len(spec))
+        many = jax.jit(sharding.per_device(estimate, mesh))(jax.device_put(params, placed), x, x)
+    largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(one[1]))  # of keys' biases it is zero but rounding
+    for a, b in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest)
+
+
 def test_a_run_that_was_interrupted(tmp_path):
     """Saved after two steps and gone on with, bit for bit the run of four."""
     net, _ = networks("block")

@@ -12,9 +12,17 @@ import numpy as np
 from jax import Array, lax
 
 from epjax.network.activation import Activation
-from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature, wide
+from epjax.network.arguments import (
+    as_state,
+    check_indices,
+    check_parameters,
+    check_parameters_of,
+    one_example,
+    signature,
+    wide,
+)
 from epjax.network.layer import Layer
-from epjax.network.modules import Refused, takes_indices
+from epjax.network.modules import Refused, number_of_indices, takes_indices
 from epjax.network.precision import Precision, at_precision, check_precision
 from epjax.network.repeat import Repeat, Stacked, layers_of
 from epjax.network.summary import Row, count, flops, table
@@ -206,7 +214,9 @@ class Network:
         if jnp.issubdtype(x.dtype, jnp.inexact):
             if is_known(x) and not np.all(np.asarray(x) == np.round(np.asarray(x))):
                 raise ValueError(f"x must hold indices, whole numbers, got {x.dtype} with fractions")
+            check_indices(x, number_of_indices(self.layers[0].function))
             return x
+        check_indices(x, number_of_indices(self.layers[0].function))
         dtype = wide(params)
         largest = 2 ** (jnp.finfo(dtype).nmant + 1)
         if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:
