@@ -130,6 +130,25 @@ def test_a_short_text_is_taken_and_a_long_one_refused():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("token", [-1, VOCAB, 255])
+def test_a_token_outside_the_vocabulary_is_refused(token):
+    """In a sentence where its value is known, by NaN where it is not: never another token's number."""
+    net = make()
+    params, x, y = case(net)
+    x = x.at[1, 2].set(token)
+    sentence = rf"x must hold indices 0..{VOCAB - 1}, got {token} at x\[1, 2\]"
+    with pytest.raises(ValueError, match=sentence):
+        epjax.value_and_grad(net, "cross_entropy")(params, x, y)
+    with pytest.raises(ValueError, match=rf"got {token} at x\[2\]"):
+        net.forward(params, x[1])
+    (cost, _), _ = jax.jit(epjax.value_and_grad(net, "cross_entropy"))(params, x, y)
+    assert np.isnan(cost)
+    embed = epjax.from_flax([nn.Embed(7, 4), lambda h: h.reshape((h.shape[0], -1)), nn.Dense(3)])
+    with pytest.raises(ValueError, match=rf"x must hold indices 0..6, got {token} at x\[2\]"):
+        embed.forward(embed.init(jax.random.key(0), (5,)), jnp.zeros(5, jnp.int32).at[2].set(token))
+
+
+@pytest.mark.fast
 def test_indices_are_not_rounded_to_the_precision_of_products():
     """In bfloat16 999 and 1000 are the same number, and not the same token."""
     net = epjax.models.gpt(1001, 2, features=4, depth=1, heads=1, precision="bfloat16")

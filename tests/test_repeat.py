@@ -208,6 +208,44 @@ def test_the_program_does_not_grow_with_depth():
     assert size(100) == size(10)
 
 
+class Wide(nn.Module):
+    """A block whose inside is much larger than what it gives."""
+
+    @nn.compact
+    def __call__(self, h):
+        return h + nn.Dense(h.shape[-1])(jnp.tanh(nn.Dense(96)(jnp.tanh(nn.Dense(96)(h)))))
+
+
+CHECKPOINTS = {"all": False, "none": True, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+GRADIENTS = {
+    "backpropagation": epjax.backprop_value_and_grad,
+    "one-sided": lambda net, cost: epjax.value_and_grad(net, cost, scheme="forward", equilibration=sweep("block")),
+    "centered": lambda net, cost: epjax.value_and_grad(net, cost, equilibration=sweep("block", 3)),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_what_is_kept_changes_memory_and_no_number(name, x64):
+    """XLA's temporaries of 16 blocks fall to less than half where nothing inside of a block is kept."""
+
+    def network(kept):
+        return Network(
+            (Layer(nn.Dense(8), identity), Repeat(Layer(Wide(), identity), 16, kept), Layer(nn.Dense(4), identity))
+        )
+
+    params = jax.tree.map(lambda v: v.astype(jnp.float64), network(False).init(KEY, (5,)))
+    x, y = jax.random.normal(jax.random.key(1), (32, 5), jnp.float64), jnp.arange(32) % 4
+    compiled = {
+        k: jax.jit(GRADIENTS[name](network(kept), CE)).lower(params, x, y).compile() for k, kept in CHECKPOINTS.items()
+    }
+    memory = {kept: one.memory_analysis().temp_size_in_bytes for kept, one in compiled.items()}
+    assert memory["none"] < 0.5 * memory["all"]
+    assert memory["none"] <= memory["products"] <= memory["all"]
+    wanted = compiled["all"](params, x, y)
+    for kept in ("none", "products"):
+        same(compiled[kept](params, x, y)[1], wanted[1], 1e-9)
+
+
 @pytest.mark.fast
 def test_table_and_name():
     net, flat = networks("pair")
@@ -231,6 +269,26 @@ def test_one_device_against_eight():
     assert placed[1].units[0]["bias"].spec == jax.sharding.PartitionSpec()
     many = jax.jit(sharding.per_device(estimate, mesh))(jax.device_put(params, placed), x, y)
     same((many[0][0], many[1]), (one[0][0], one[1]), 1e-4)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_a_language_model_on_one_device_and_on_eight():
+    """Its stacked blocks in slices, of matrices and never of layers."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax's attention mixes dtypes
+        net = epjax.models.gpt(16, 4, features=64, depth=2, heads=2, split=False, stacked=True)
+        params = jax.jit(net.init, static_argnums=1)(KEY, (4,))
+        x = jax.random.randint(jax.random.key(1), (8, 4), 0, 16)
+        estimate = epjax.value_and_grad(net, CE, scheme="forward", equilibration=sweep("block"))
+        one = jax.jit(estimate)(params, x, x)
+        mesh = sharding.make_mesh(4)
+        placed = sharding.state_shardings(mesh, params)
+        specs = {sharded.spec for sharded in jax.tree.leaves(placed[1])}
+        assert any("model" in spec for spec in specs)
+        assert all(spec[0] is None for spec in specs if len(spec))
+        many = jax.jit(sharding.per_device(estimate, mesh))(jax.device_put(params, placed), x, x)
+    largest = max(float(jnp.abs(v).max()) for v in jax.tree.leaves(one[1]))  # of keys' biases it is zero but rounding
+    for a, b in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest)
 
 
 def test_a_run_that_was_interrupted(tmp_path):
@@ -272,6 +330,10 @@ def test_muon_takes_a_stack_for_its_matrices():
     [
         (lambda: Repeat(Layer(Dense(3)), 0), "n must be a whole number of layers, at least 1, got 0"),
         (lambda: Repeat(Layer(Dense(3)), 2.0), "n must be a whole number of layers, at least 1, got 2.0"),
+        (
+            lambda: Repeat(Layer(Dense(3)), 2, "dots"),
+            "checkpoint must be True, False or a policy, such as .*, got 'dots'",
+        ),
         (lambda: Repeat(Dense(3), 2), "layer must be a Layer or a tuple of Layers, got"),
         (lambda: Repeat((), 2), r"layer must be a Layer or a tuple of Layers, got \(\)"),
         (lambda: Repeat((Layer(Dense(3)), Dense(3)), 2), "layer must be a Layer or a tuple of Layers, got a Dense"),

@@ -8,6 +8,7 @@ was started, bits that are not those of the cost, a sample that sees less or mor
 import gzip
 import json
 import pickle
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,15 @@ import numpy as np
 import pytest
 
 from epjax.data import Vocabulary, Window, open_dataset, open_text, train_batches
-from epjax.runs import cli, predict, sample
+from epjax.runs import cli, predict, sample, trainer
 from epjax.runs.alarm import guessing
-from epjax.runs.metrics import evaluations, read_lines, training
+from epjax.runs.compare import headline
+from epjax.runs.metrics import best, evaluations, read_lines, training
+from epjax.runs.records import read
+from epjax.runs.seeds import grouped
+from epjax.runs.task import Task
 from epjax.runs.trained import load
+from epjax.training.checkpoint import Checkpoints, saved_steps
 from epjax.training.evaluation import rank_of_label
 from experiments import char_lm
 from tests.stops import stopped_at
@@ -193,6 +199,66 @@ def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(whole_run, path, t
     assert_same_run(whole_run, tmp_path)
 
 
+def test_a_run_is_held_to_its_text(whole_run, path, tmp_path, monkeypatch, capsys):
+    """Another text of the same size and characters is refused; the same one packed, or a run from before, goes on."""
+    whole_run = shutil.copytree(whole_run, tmp_path / "whole")
+    lines = (whole_run / "config.json").read_text()
+    digest = open_text(str(path), CONTEXT).sha256
+    assert json.loads(lines)["text_sha256"] == digest
+    other, packed = tmp_path / "words.txt", tmp_path / "words.txt.gz"
+    other.write_text(WORDS[:500] + WORDS[:499:-1])
+    packed.write_bytes(gzip.compress(WORDS.encode()))
+    message = fails(char_lm.main, small(other, whole_run), capsys)
+    assert f"another configuration: text_sha256 was {digest}, is " in message
+    assert (whole_run / "config.json").read_text() == lines
+    assert char_lm.main(small(packed, whole_run)) == 0
+    with monkeypatch.context() as before:
+        before.setattr(Task, "content", lambda task: {})
+        assert char_lm.main(small(path, tmp_path / "before", "--max-steps", "3")) == 0
+    assert "text_sha256" not in json.loads((tmp_path / "before" / "config.json").read_text())
+    assert char_lm.main(small(path, tmp_path / "before")) == 0
+    assert "text_sha256 was" in fails(char_lm.main, small(other, tmp_path / "before"), capsys)
+
+
+def evaluations_of(monkeypatch):
+    """The cost falls while the errors rise, whatever is learnt."""
+    count = iter(range(1, 100))
+
+    def evaluate(*_):
+        k = next(count)
+        return {"val_top1_error": 10.0 * k, "val_top5_error": 5.0 * k, "val_cost": 3.0 - 0.5 * k, "val_images": 12}
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+
+
+def test_the_best_checkpoint_of_a_text_has_the_fewest_bits(path, tmp_path, monkeypatch, capsys):
+    evaluations_of(monkeypatch)
+    assert char_lm.main(small(path, tmp_path, "--keep", "1")) == 0
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert best(lines)["val_bits"] == pytest.approx(2 / np.log(2))
+    assert [line["step"] for line in evaluations(lines)] == [6, 12]
+    assert saved_steps(tmp_path / "checkpoints") == [12]
+    assert load(tmp_path).step == 12
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert any(line[:4] == ["│", "best", "│", "2"] for line in table)
+
+
+def test_a_run_from_before_keeps_its_best_by_errors(path, tmp_path, monkeypatch):
+    """The measure of all its checkpoints is one."""
+    evaluations_of(monkeypatch)
+    save = Checkpoints.save
+
+    def as_before(self, step, state, extra=None, metric=None):
+        extra = {name: value for name, value in extra.items() if name != "best_by"}
+        save(self, step, state, extra, None if metric is None else 10.0)
+
+    with monkeypatch.context() as before:
+        before.setattr(Checkpoints, "save", as_before)
+        assert char_lm.main(small(path, tmp_path, "--max-steps", "6", "--keep", "1")) == 0
+    assert char_lm.main(small(path, tmp_path, "--keep", "1")) == 0
+    assert saved_steps(tmp_path / "checkpoints") == [6, 12]
+
+
 def told(argv, capsys):
     """What the command prints, on both streams."""
     assert sample.main(argv) == 0
@@ -254,6 +320,36 @@ def test_a_run_is_read_by_the_other_commands(whole_run, path, tmp_path, capsys):
     assert "Validation bits per token" in page
     assert json.loads((whole_run / "model.json").read_text())["token"] == "character"
     assert "epjax sample goes on with one" in fails(predict.main, ["x.png", "--workdir", str(whole_run)], capsys)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """EP and backpropagation on a text that is easy to learn."""
+    folder = tmp_path_factory.mktemp("pair")
+    (folder / "text").write_text("abcdefgh\n" * 120)
+    for name in ("ep", "bp"):
+        more = ("--algorithm", name, "--epochs", "6", "--learning-rate", "0.03", "--features", "16", "--log-to", "csv")
+        assert char_lm.main(small(folder / "text", folder / name, *more)) == 0
+    return folder
+
+
+def test_backpropagation_is_the_other_half_of_the_pair(pair, capsys):
+    """Both learn the text, alike; pictures, pages and tables tell bits."""
+    ends = {name: evaluations(read_lines(pair / name / "metrics.jsonl"))[-1]["val_bits"] for name in ("ep", "bp")}
+    assert max(ends.values()) < 0.5 < np.log2(9)
+    assert ends["ep"] == pytest.approx(ends["bp"], rel=0.02)
+    argv = [str(pair / "ep"), str(pair / "bp"), "--out"]
+    capsys.readouterr()
+    assert cli.main(["compare", *argv, str(pair / "pair.png")]) == 0
+    head, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert "bits per token" in head
+    assert [f"{end:.3f}" in row for end, row in zip(ends.values(), rows, strict=True)] == [True, True]
+    assert headline(grouped([read(pair / name) for name in ends])).startswith("Last bits per token: EP")
+    assert cli.main(["report", *argv, str(pair / "pair.html")]) == 0
+    page = (pair / "pair.html").read_text()
+    assert "best bits per token" in page
+    assert "best top-1 error" not in page
+    assert "top-1 error" in page
 
 
 @pytest.mark.fast

@@ -356,7 +356,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         h = nn.Dense(4)(x)
         h = h + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(h))
-        blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=4)
         return nn.Dense(3)(blocks()(h.mean(1), None)[0])
 
 
@@ -371,8 +371,21 @@ def test_a_model_of_flax_s_own_parts(wide):
     params = in_float64(jax.jit(Attention().init)(jax.random.key(0), x)["params"])
     net = epjax.from_flax(Attention(), x[0])
     parts = [net.layers[k].function.name.rpartition("/")[2] for k in range(len(net))]
-    assert parts == ["Dense_0", "LayerNorm_0", "query", "key", "value", "out", "Dense_0", "Dense_0", "Dense_1"]
+    assert parts == [
+        "Dense_0",
+        "LayerNorm_0",
+        "query",
+        "key",
+        "value",
+        "out",
+        "Dense_0",
+        "ScanBlock_0",
+        "Dense_0 + ScanBlock_0",
+        "Dense_1",
+    ]
     assert [net.sources(k) for k in (3, 4, 5, 6)] == [(2,), (2,), (2,), (5, 3, 4)]
+    assert isinstance(net.layers[8], epjax.Repeat)  # the first of four blocks takes a mean, and stands by itself
+    assert net.layers[8].n == 3
 
     def exact(p):
         return optax.softmax_cross_entropy_with_integer_labels(Attention().apply({"params": p}, x), Y).mean()

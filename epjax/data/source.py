@@ -105,6 +105,8 @@ class Dataset:
     augmentation: Augmentation
     image_size: int
     words: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""
+    """Of a text, unpacked: the first 16 digits."""
     token: str = ""
     """What a text is made of, character or byte, whose names are then the classes; none where examples are images."""
 

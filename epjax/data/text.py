@@ -8,6 +8,7 @@ predicted once.
 """
 
 import gzip
+import hashlib
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,8 @@ def open_text(spec: str, context: int, tokens: Tokens = "characters") -> Dataset
         raise ValueError(f"context must be at least 1, got {context}")
     embedded = spec in ("auto", "demo")
     path = demo.TEXT if embedded else Path(spec.removeprefix("text:")).expanduser()
-    codes, vocabulary = _tokens(_read(path), path, tokens)
+    content = _read(path)
+    codes, vocabulary = _tokens(content, path, tokens)
     cut = int(TRAIN_SHARE * len(codes))
     train = Passages(codes[:cut], context, 2 * context)
     val = Passages(codes[cut:], context, context + 1)
@@ -126,7 +128,10 @@ def open_text(spec: str, context: int, tokens: Tokens = "characters") -> Dataset
     origin = f"{what}, {len(codes):,} {tokens}, in windows of {context}"
     name = "demo text" if embedded else path.name
     token = tokens.removesuffix("s")
-    return Dataset(name, train, val, vocabulary.names, origin, Stats((), ()), "none", context, token=token)
+    known = hashlib.sha256(content).hexdigest()[:16]
+    return Dataset(
+        name, train, val, vocabulary.names, origin, Stats((), ()), "none", context, sha256=known, token=token
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -41,6 +41,7 @@ class Tokens(nn.Module):
             raise ValueError(f"x must hold integer tokens, got {x.dtype}")
         if x.shape[1] > self.length:
             raise ValueError(f"x must have at most {self.length} positions, the model's length, got {x.shape[1]}")
+        x = jnp.where(x < 0, self.vocab, x)  # NaN as beyond the vocabulary, not the last tokens
         spread = nn.initializers.normal(SPREAD)
         place = self.param("place", spread, (self.length, self.features))
         return nn.Embed(self.vocab, self.features, embedding_init=spread)(x) + place[None, : x.shape[1]]

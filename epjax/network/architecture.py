@@ -12,11 +12,19 @@ import numpy as np
 from jax import Array, lax
 
 from epjax.network.activation import Activation
-from epjax.network.arguments import as_state, check_parameters, check_parameters_of, one_example, signature, wide
+from epjax.network.arguments import (
+    as_state,
+    check_indices,
+    check_parameters,
+    check_parameters_of,
+    one_example,
+    signature,
+    wide,
+)
 from epjax.network.layer import Layer
-from epjax.network.modules import Refused, takes_indices
+from epjax.network.modules import Refused, number_of_indices, takes_indices
 from epjax.network.precision import Precision, at_precision, check_precision
-from epjax.network.repeat import Repeat, Stacked
+from epjax.network.repeat import Repeat, Stacked, layers_of
 from epjax.network.summary import Row, count, flops, table
 from epjax.network.ties import Tie, own, refuse_shared_with_runs, spread, ties
 from epjax.shapes import InputShape, is_known, shape_of
@@ -50,7 +58,7 @@ class Network:
         for k, layer in enumerate(self.layers, start=1):
             if any(not 0 <= s <= k - 2 for s in layer.skips):
                 raise ValueError(f"skips of layer {k} must lie in 0..{k - 2}, got {layer.skips}")
-        units = [layer.unit if isinstance(layer, Repeat) else (layer,) for layer in self.layers]
+        units = [layers_of(layer) for layer in self.layers]
         runs = [k for k, layer in enumerate(self.layers, start=1) if isinstance(layer, Repeat)]
         refuse_shared_with_runs([[layer.function for layer in unit] for unit in units], runs)
         object.__setattr__(self, "ties", ties([layer.function for layer in self.layers]))
@@ -206,7 +214,9 @@ class Network:
         if jnp.issubdtype(x.dtype, jnp.inexact):
             if is_known(x) and not np.all(np.asarray(x) == np.round(np.asarray(x))):
                 raise ValueError(f"x must hold indices, whole numbers, got {x.dtype} with fractions")
+            check_indices(x, number_of_indices(self.layers[0].function))
             return x
+        check_indices(x, number_of_indices(self.layers[0].function))
         dtype = wide(params)
         largest = 2 ** (jnp.finfo(dtype).nmant + 1)
         if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:
@@ -301,14 +311,15 @@ class Network:
 
     def through(self, theta_k: Stacked, k: int, h: Array, *, keep: bool = False) -> tuple[Array, Any]:
         """h through the run of entry k: what its last layer gives, and with `keep` the states of all of them."""
-        unit = self.unit(k)
+        unit, layer = self.unit(k), self.layers[k - 1]
         assert unit is not None
+        assert isinstance(layer, Repeat)
 
         def step(h: Array, theta: Params) -> tuple[Array, Any]:
             output, states = unit.passed(theta, h, keep=keep)
             return output, states if keep else None
 
-        output, states = lax.scan(step, h, theta_k.units)
+        output, states = lax.scan(layer.kept(step), h, theta_k.units)
         return output, Stacked(states) if keep else None
 
     def passed(self, params: Params, x: Array, *, keep: bool) -> tuple[Array, States]:

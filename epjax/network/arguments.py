@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from epjax.network.modules import Refused
+from epjax.shapes import is_known
 
 
 def as_state(a: Any, dtype: Any) -> Array:
@@ -69,6 +71,18 @@ def check_example(x: Any) -> None:
         raise ValueError(f"x must be {allowed}, got {x.dtype}: normalise images to floats first, such as x / 255")
     if x.dtype not in ("float32", "float64", "complex64", "complex128"):
         raise ValueError(f"x must be {allowed}, got {x.dtype}: for products in bfloat16 set the network's precision")
+
+
+def check_indices(x: Any, number: int | None) -> None:
+    """Raises ValueError for an index, of values that are known, that is none of `number`: an Embed gives NaN there, or
+    for a negative one the wrong row."""
+    if number is None or not is_known(x) or not x.size:
+        return
+    indices = np.asarray(x)
+    if (strange := np.argwhere(~((indices >= 0) & (indices < number)))).size:
+        at = tuple(map(int, strange[0]))
+        where = f"x{list(at)}" if at else "x"
+        raise ValueError(f"x must hold indices 0..{number - 1}, got {indices[at]:g} at {where}")
 
 
 def one_example(check: Callable[[Any, Any], Any], params: Any, x: Any) -> Any:

@@ -40,8 +40,9 @@ def from_flax(
 
     With x [...], one example or its shape and dtype, any model: it is traced as by `from_function`, on a batch of one,
     and cut at the marks that it sets by `epjax.state`. A model that sets none is cut after the output of every module
-    in it, however deep, that gives one array; a clip right after a module is its layer's projection. Parameters are the
-    model's own: a linen model's ``model.init(...)["params"]``, or the `nnx.State` of an nnx model.
+    in it, however deep, that gives one array; a clip right after a module is its layer's projection. Blocks in a scan
+    (`nn.scan`, `nnx.scan`) are a `Repeat`. Parameters are the model's own: a linen model's
+    ``model.init(...)["params"]``, or the `nnx.State` of an nnx model.
 
     Raises ValueError for what is no module or function, and for what `from_function` refuses.
     """

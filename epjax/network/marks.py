@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -60,37 +60,54 @@ def called(equation: JaxprEqn) -> str:
 
 
 def laid_out(f: Callable[..., Any], *arguments: Any) -> tuple[ClosedJaxpr, Any]:
-    """f's program with its calls written out and marked scans unrolled, and the shapes of what it gives.
+    """f's program with its calls written out, and the shapes of what it gives; scans stay as they are.
 
     Raises `Refused` for marks where no state can be: in a loop, a branch, or a function with a derivative of its own.
     """
     program, shape = jax.make_jaxpr(f, return_shape=True)(*arguments)
-
-    def written_out(*inputs: Array) -> list[Array]:
-        return _evaluate(program.jaxpr, program.consts, inputs)
-
-    return jax.make_jaxpr(written_out)(*(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.in_avals)), shape
+    return rewritten(program, alone), shape
 
 
-def _evaluate(program: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    values = dict(zip((*program.constvars, *program.invars), (*consts, *inputs), strict=True))
+Scans = Callable[[Jaxpr, JaxprEqn, list[Any]], list[Any]]
+"""(program, equation, its arguments) -> what stands in the place of a marked scan."""
+
+
+def rewritten(program: ClosedJaxpr, scans: Scans) -> ClosedJaxpr:
+    """The program with its calls written out, and with what `scans` makes of each marked scan."""
+
+    def written(*inputs: Array) -> list[Array]:
+        return evaluate(program, inputs, scans)
+
+    return jax.make_jaxpr(written)(*(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.in_avals))
+
+
+def evaluate(closed: ClosedJaxpr, inputs: Sequence[Any], scans: Scans) -> list[Any]:
+    """What a program gives, equation by equation, its calls written out."""
+    program = closed.jaxpr
+    values = dict(zip((*program.constvars, *program.invars), (*closed.consts, *inputs), strict=True))
     for equation in program.eqns:
         found = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
-        values.update(zip(equation.outvars, _results(program, equation, found), strict=True))
+        values.update(zip(equation.outvars, _results(program, equation, found, scans), strict=True))
     return [v.val if isinstance(v, Literal) else values[v] for v in program.outvars]
 
 
-def _results(program: Jaxpr, equation: JaxprEqn, found: list[Any]) -> list[Any]:
+def _results(program: Jaxpr, equation: JaxprEqn, found: list[Any], scans: Scans) -> list[Any]:
     kind, inner = equation.primitive.name, inner_program(equation)
     marked = any(map(holds_marks, _programs(equation)))
     if not marked and (kind not in CALLS or _is_elementary(equation)):
         return alone(program, equation, found)
-    if kind == "scan" and marked and equation.params["length"]:
-        return _unrolled(equation, found)
+    if is_marked_scan(equation):
+        return scans(program, equation, found)
     if inner is None or kind.startswith("custom"):
         why = "its own derivative would be lost" if kind.startswith("custom") else "a layer has its place in a program"
         raise Refused(f"marks a state inside {PLACES.get(kind, kind)}, but must mark it outside, for {why}")
-    return _evaluate(inner.jaxpr, inner.consts, found)
+    return evaluate(inner, found, scans)
+
+
+def is_marked_scan(equation: JaxprEqn) -> bool:
+    """Whether an equation is a scan of at least one step, with marks in it."""
+    is_scan = equation.primitive.name == "scan" and equation.params["length"] > 0
+    return is_scan and holds_marks(equation.params["jaxpr"].jaxpr)
 
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -109,18 +126,11 @@ def _is_elementary(equation: JaxprEqn) -> bool:
     return name in SMOOTH or name in ("clip", "relu", "relu6", "hard_tanh")
 
 
-def _unrolled(equation: JaxprEqn, found: list[Any]) -> list[Any]:
-    """A scan step by step."""
-    settings = equation.params
-    body, length, n = settings["jaxpr"], settings["length"], settings["num_consts"]
-    consts, carry, xs = found[:n], found[n : n + settings["num_carry"]], found[n + settings["num_carry"] :]
-    rows: dict[int, list[Any]] = {}
-    for i in reversed(range(length)) if settings["reverse"] else range(length):
-        slices = [lax.index_in_dim(v, i, keepdims=False) for v in xs]
-        results = _evaluate(body.jaxpr, body.consts, [*consts, *carry, *slices])
-        carry, rows[i] = results[: len(carry)], results[len(carry) :]
-    columns = zip(*(rows[i] for i in range(length)), strict=True)
-    return [*carry, *(lax.concatenate([v[None] for v in column], 0) for column in columns)]
+def checkpoint_of(program: Jaxpr) -> Any:
+    """The policy of a `jax.checkpoint` around marks, or True where it has none; False where there is no such call."""
+    calls = (e for e in program.eqns if e.primitive.name in ("checkpoint", "remat2") and holds_marks(e.params["jaxpr"]))
+    found = next(calls, None)
+    return False if found is None else found.params.get("policy") or True
 
 
 def refuse_impure(program: Jaxpr, effects: Any) -> None:

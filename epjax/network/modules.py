@@ -148,6 +148,7 @@ class NNX:
         """The module as it is now: what happens to it later changes nothing here."""
         self.name = type(module).__name__
         self.takes_indices = isinstance(module, nnx.Embed) or bool(getattr(module, "takes_indices", False))
+        self.indices = _number_of_indices(module)
         self.held: dict[tuple[Any, ...], Any] = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
         """The module's own parameter objects, to be told from those of other layers."""
         parts: Any = nnx.split(nnx.clone(module), nnx.Param, ...)
@@ -292,6 +293,23 @@ def takes_indices(drive: Drive) -> bool:
         case NNX(takes_indices=known):
             return known
     return False
+
+
+def number_of_indices(drive: Drive) -> int | None:
+    """How many indices there are: of an Embed of flax, or the `vocab` of another module; None where it is not said."""
+    match drive:
+        case Joined(drive=inner, before=()) | BatchOfOne(module=inner):
+            return number_of_indices(inner)
+        case Linen(module=module):
+            return _number_of_indices(module)
+        case NNX(indices=known):
+            return known
+    return None
+
+
+def _number_of_indices(module: Any) -> int | None:
+    number = getattr(module, "num_embeddings", getattr(module, "vocab", None))
+    return number if isinstance(number, int) else None
 
 
 def places(drive: Drive) -> Iterator[tuple[tuple[Any, ...], Any]]:

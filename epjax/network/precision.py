@@ -32,8 +32,13 @@ def at_precision(precision: Precision, f: Callable[..., Array], *args: Any) -> A
         rounded = jax.tree.map(_round_tf32, args)
         with jax.default_matmul_precision("tensorfloat32"):
             return _round_cotangent(f(*rounded))
-    dtype = jnp.result_type(*jax.tree.leaves(args))
-    return f(*jax.tree.map(lambda v: v.astype(jnp.bfloat16), args)).astype(dtype)
+    dtype = jnp.result_type(*(v for v in jax.tree.leaves(args) if _is_real(v)))
+    return f(*jax.tree.map(lambda v: v.astype(jnp.bfloat16) if _is_real(v) else v, args)).astype(dtype)
+
+
+def _is_real(v: Array) -> bool:
+    """Whether a number is none of those that a program counts with, which are not rounded."""
+    return jnp.issubdtype(v.dtype, jnp.inexact)
 
 
 def product(v: Array, w: Array) -> Array:
@@ -42,7 +47,7 @@ def product(v: Array, w: Array) -> Array:
 
 
 def _round_tf32(v: Array) -> Array:
-    return lax.reduce_precision(v, exponent_bits=8, mantissa_bits=10)
+    return lax.reduce_precision(v, exponent_bits=8, mantissa_bits=10) if _is_real(v) else v
 
 
 @jax.custom_vjp

@@ -46,12 +46,19 @@ class Repeat:
     `layer` is what is repeated: a `Layer`, or a tuple of them such as attention and MLP, n times in that order. What it
     gives has the shape of what it takes. Skips within such a tuple count from its first layer, 0 being what it takes;
     none come from outside. In a `Network` it is one entry: its parameters are a `Stacked` of arrays [n, ...], as drawn
-    by n single layers, and so are its states and errors. Raises ValueError for n < 1, for what is no `Layer`, for a
-    skip from outside, and for nnx modules, whose parameters are not drawn.
+    by n single layers, and so are its states and errors.
+
+    `checkpoint` is what a pass up keeps of each layer for the pass down, in backpropagation and in both phases: False,
+    all that its derivative needs; True, its input and what it gives, the rest being computed once more; a policy of
+    `jax.checkpoint_policies`, what that says. The numbers are the same.
+
+    Raises ValueError for n < 1, for what is no `Layer`, for a skip from outside, for nnx modules, whose parameters are
+    not drawn, and for another checkpoint.
     """
 
     layer: Layer | tuple[Layer, ...]
     n: int
+    checkpoint: bool | Callable[..., Any] = False
 
     skips: ClassVar[tuple[int, ...]] = ()
     activation: ClassVar[Activation] = identity
@@ -60,6 +67,9 @@ class Repeat:
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"n must be a whole number of layers, at least 1, got {self.n!r}")
+        if not isinstance(self.checkpoint, bool) and not callable(self.checkpoint):
+            allowed = "True, False or a policy, such as jax.checkpoint_policies.dots_saveable"
+            raise ValueError(f"checkpoint must be {allowed}, got {self.checkpoint!r}")
         if not isinstance(self.layer, Layer | Sequence) or not self.unit:
             raise ValueError(f"layer must be a Layer or a tuple of Layers, got {self.layer!r}")
         for place, layer in enumerate(self.unit):
@@ -77,6 +87,14 @@ class Repeat:
         """The layers that are repeated."""
         return (self.layer,) if isinstance(self.layer, Layer) else tuple(self.layer)
 
+    def kept(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A function f that keeps for its derivative what `checkpoint` says."""
+        if self.checkpoint is False:
+            return f
+        policy = None if self.checkpoint is True else self.checkpoint
+        kept: Callable[..., Any] = jax.checkpoint(f, policy=policy, prevent_cse=False)  # it stands in a loop
+        return kept
+
     @property
     def depth(self) -> int:
         """How many layers it stands for."""
@@ -86,6 +104,11 @@ class Repeat:
     def function(self) -> Drive:
         """What errors and tables call it."""
         return Alone(self.unit[0].function, f"{self.n} x {' + '.join(layer.function.name for layer in self.unit)}")
+
+
+def layers_of(entry: Layer | Repeat) -> tuple[Layer, ...]:
+    """The layers of a unit; a layer by itself."""
+    return entry.unit if isinstance(entry, Repeat) else (entry,)
 
 
 @dataclass(frozen=True)

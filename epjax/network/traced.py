@@ -18,11 +18,13 @@ from jax.extend.core import jaxpr_as_fun
 
 from epjax.network.architecture import Network, sentence
 from epjax.network.arguments import check_example, signature, wide
-from epjax.network.cut import Piece, cut
+from epjax.network.cut import Piece, Run, cut
 from epjax.network.layer import Layer
 from epjax.network.marks import laid_out
 from epjax.network.modules import Refused
 from epjax.network.precision import Precision, check_precision
+from epjax.network.repeat import Repeat, Stacked
+from epjax.network.scans import arranged
 from epjax.shapes import InputShape, shape_of
 
 Function = Callable[[Any, Array], Array]
@@ -37,6 +39,10 @@ class Theta:
     leaves: tuple[Any, ...]
 
 
+Place = tuple[int, ...]
+"""(k,) of a piece, (k, j) of piece j in the unit of the run k."""
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A function of parameters and one example of known shapes, and its pieces for each kind of numbers."""
@@ -47,26 +53,45 @@ class Program:
     x: jax.ShapeDtypeStruct
 
     @cached_property
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[Piece | Run, ...]:
         """The layers, for the dtypes of `params` and `x`. Raises `Refused` for what is no network."""
-        return self._traced([leaf.dtype for leaf in jax.tree.leaves(self.params)], self.x.dtype)
+        return self._traced(self._known, self.x.dtype)
 
-    def at(self, k: int, theta: Theta, dtype: Any) -> Piece:
-        """Layer k for parameters of the dtypes in `theta` and states of `dtype`."""
-        known = [leaf.dtype for leaf in jax.tree.leaves(self.params)]
-        read = dict(zip(self.pieces[k - 1].leaves, (leaf.dtype for leaf in theta.leaves), strict=True))
-        now = {self.x.dtype: dtype} | {known[i]: given for i, given in read.items()}
-        dtypes = [read.get(i, now.get(was, was)) for i, was in enumerate(known)]
+    def at(self, place: Place, theta: Theta, dtype: Any) -> Piece:
+        """The layer at `place` for parameters of the dtypes in `theta` and states of `dtype`."""
+        piece = _piece(self.pieces, place)
+        given = [leaf.dtype for leaf in theta.leaves]
+        read = dict(zip(piece.leaves, given, strict=True)) if len(place) == 1 else {}
+        traced = [aval.dtype for aval in piece.program.in_avals[: len(given)]]
+        now = {self.x.dtype: dtype} | dict(zip(traced, given, strict=True))
+        dtypes = [read.get(i, now.get(was, was)) for i, was in enumerate(self._known)]
+        return _piece(self._of(dtypes, dtype), place)
+
+    def stacks(self, k: int, leaves: Sequence[Any]) -> list[Any]:
+        """What the layers of the run k read, [n, ...] each, of all parameters."""
+        known = dict(zip(self._known, (leaf.dtype for leaf in leaves), strict=True))
+        run = self._of([leaf.dtype for leaf in leaves], known.get(self.x.dtype, self.x.dtype))[k - 1]
+        assert isinstance(run, Run)
+        read = [leaves[i] for i in run.leaves]
+        f = jaxpr_as_fun(run.program)
+        return list(jax.eval_shape(f, *read) if isinstance(leaves[0], jax.ShapeDtypeStruct) else f(*read))
+
+    def _of(self, dtypes: Sequence[Any], dtype: Any) -> tuple[Piece | Run, ...]:
+        """The layers for parameters of those dtypes and states of `dtype`."""
         of_x = dtype if self.is_real else self.x.dtype
         context = (getattr(jax.config, f"jax_{name}") for name in ("default_matmul_precision", "enable_x64"))
         kind = (*dtypes, of_x, *context)
         pieces = self._kinds.get(kind) or self._traced(dtypes, of_x)
-        if not any(isinstance(v, jax.core.Tracer) for piece in pieces for v in piece.program.consts):
+        if not any(isinstance(v, jax.core.Tracer) for piece in pieces for v in piece.consts):
             self._kinds[kind] = pieces
         real = jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
         if [piece.place(real) for piece in pieces] != [piece.place(real) for piece in self.pieces]:
             raise Refused(f"is another function in {dtype} than in {self.x.dtype}: trace it with what it is used with")
-        return pieces[k - 1]
+        return pieces
+
+    @cached_property
+    def _known(self) -> list[Any]:
+        return [leaf.dtype for leaf in jax.tree.leaves(self.params)]
 
     @property
     def is_real(self) -> bool:
@@ -74,10 +99,10 @@ class Program:
         return jnp.issubdtype(self.x.dtype, jnp.inexact)
 
     @cached_property
-    def _kinds(self) -> dict[Any, tuple[Piece, ...]]:
+    def _kinds(self) -> dict[Any, tuple[Piece | Run, ...]]:
         return {}
 
-    def _traced(self, dtypes: Sequence[Any], of_x: Any) -> tuple[Piece, ...]:
+    def _traced(self, dtypes: Sequence[Any], of_x: Any) -> tuple[Piece | Run, ...]:
         leaves, structure = jax.tree.flatten(self.params)
         given = [jax.ShapeDtypeStruct(v.shape, dtype) for v, dtype in zip(leaves, dtypes, strict=True)]
 
@@ -87,12 +112,18 @@ class Program:
         try:
             program, shape = laid_out(flat, *given, jax.ShapeDtypeStruct(self.x.shape, of_x))
             _check_output(shape)
-            return cut(program)
+            return cut(arranged(program))
         except Refused:
             raise
         except Exception as error:
             what = f"one example x, {of_x} {list(self.x.shape)} without a batch axis"
             raise Refused(f"refuses {what}: {sentence(error)}") from error
+
+
+def _piece(pieces: Sequence[Piece | Run], place: Place) -> Piece:
+    k, *inside = place
+    piece = pieces[k - 1]
+    return piece.unit[inside[0] - 1] if isinstance(piece, Run) else piece
 
 
 def _check_output(shape: Any) -> None:
@@ -107,27 +138,38 @@ class Between:
     """a_k, from the marks below to mark k, as a drive."""
 
     program: Program
-    k: int
+    place: Place
 
     @property
     def name(self) -> str:
         """The mark's name, or the function's."""
-        return self.program.pieces[self.k - 1].name or self.program.name
+        return _piece(self.program.pieces, self.place).name or self.program.name
 
     def init(self, key: Array, *inputs: jax.ShapeDtypeStruct) -> Theta:
         """The parameters of this layer as the function was given them."""
         del key, inputs
         leaves = jax.tree.leaves(self.program.params)
-        return Theta(tuple(leaves[i] for i in self.program.pieces[self.k - 1].leaves))
+        return Theta(tuple(leaves[i] for i in _piece(self.program.pieces, self.place).leaves))
 
     def apply(self, theta: Theta, *inputs: Array) -> Array:
         """Of the states of its sources; numbers come to where indices are asked for as those."""
         dtype = next((v.dtype for v in inputs if jnp.issubdtype(v.dtype, jnp.inexact)), self.program.x.dtype)
-        piece = self.program.at(self.k, theta, dtype)
+        piece = self.program.at(self.place, theta, dtype)
         arguments = [*theta.leaves, *inputs[: len(piece.sources)]]
         cast = [v.astype(aval.dtype) for v, aval in zip(arguments, piece.program.in_avals, strict=True)]
         a: Array = jaxpr_as_fun(piece.program)(*cast)[0]
         return a
+
+
+@dataclass(frozen=True, repr=False)
+class Unit(Network):
+    """What a run repeats: layers fed as the pieces say."""
+
+    pieces: tuple[Piece, ...] = field(kw_only=True)
+
+    def sources(self, k: int) -> tuple[int, ...]:
+        """The layers whose states piece k reads; what the unit takes, where it reads none."""
+        return self.pieces[k - 1].sources or (0,)
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,21 +183,41 @@ class Traced(Network):
         """The layers whose states piece k reads; the input, where it reads none."""
         return self.program.pieces[k - 1].sources or (0,)
 
+    def unit(self, k: int) -> Network | None:
+        """What a scan with marks repeats; None of a piece."""
+        piece, layer = self.program.pieces[k - 1], self.layers[k - 1]
+        if not isinstance(piece, Run) or not isinstance(layer, Repeat):
+            return None
+        if k not in self._units:
+            self._units[k] = Unit(layer.unit, self.precision, pieces=piece.unit)
+        return self._units[k]
+
     def by_layer(self, params: Any) -> tuple[Any, ...]:
-        """Every parameter at the first layer that reads it; what none reads is nowhere."""
+        """Every parameter at the first layer that reads it, those of a run stacked; what none reads is nowhere."""
         seen: set[int] = set()
-        found = []
-        for piece, theta in zip(self.program.pieces, self.spread(params), strict=True):
-            found.append(tuple(v for i, v in zip(piece.leaves, theta.leaves, strict=True) if i not in seen))
+        found: list[Any] = []
+        leaves = jax.tree.leaves(params)
+        for k, piece in enumerate(self.program.pieces, start=1):
+            if isinstance(piece, Run):
+                found.append(Stacked(piece.own(self.program.stacks(k, leaves), seen)))
+            else:
+                found.append(tuple(leaves[i] for i in piece.leaves if i not in seen))
             seen |= set(piece.leaves)
         return tuple(found)
 
     def spread(self, params: Any) -> tuple[Any, ...]:
-        """One `Theta` a layer; of params that are spread already, the same."""
-        if isinstance(params, tuple) and any(isinstance(theta, Theta) for theta in params):
+        """One `Theta` a layer, a `Stacked` of them a run; of params that are spread already, the same."""
+        if is_spread(params):
             return params
         leaves = jax.tree.leaves(params)
-        return tuple(Theta(tuple(leaves[i] for i in piece.leaves)) for piece in self.program.pieces)
+        found: list[Theta | Stacked] = []
+        for k, piece in enumerate(self.program.pieces, start=1):
+            if isinstance(piece, Run):
+                stacks = self.program.stacks(k, leaves)
+                found.append(Stacked(tuple(Theta(tuple(stacks[i] for i in one.leaves)) for one in piece.unit)))
+            else:
+                found.append(Theta(tuple(leaves[i] for i in piece.leaves)))
+        return tuple(found)
 
     def init(self, key: Array, input_shape: InputShape) -> Any:
         """The parameters that `from_function` was given, or a model's drawn from `key`.
@@ -212,7 +274,8 @@ def from_function(f: Function, params: Any, x: Any, *, precision: Precision = "f
       value that crosses a mark without being one is computed again from the marks below it.
     * relu, relu6, hard_tanh, a clip, or a maximum with a number right before a mark is the layer's projection, also
       where max-pooling or a reshape stands between.
-    * A `jax.lax.scan` with marks is unrolled; `jax.jit` and `jax.checkpoint` with marks are written out.
+    * A `jax.lax.scan` of a state over stacked parameters is a `Repeat` (see `epjax.network.scans`), another scan with
+      marks is unrolled; `jax.jit` and `jax.checkpoint` with marks are written out.
 
     params is any pytree of floating arrays, and stays what it is: `value_and_grad`, `ep_loss` and the rest take it and
     give gradients of that structure, zero for what no layer reads. x [...] is an example without a batch axis, or its
@@ -234,10 +297,22 @@ def network_of(
     check_precision(precision)
     program = Program(f, name, params, x)
     try:
-        layers = [Layer(Between(program, k), piece.activation) for k, piece in enumerate(program.pieces, start=1)]
+        layers = [_layer(program, k, piece) for k, piece in enumerate(program.pieces, start=1)]
     except Refused as error:
         raise ValueError(f"f ({name}) {error}") from error.__cause__
     return Traced(tuple(layers), precision, program=program, draw=draw)
+
+
+def _layer(program: Program, k: int, piece: Piece | Run) -> Layer | Repeat:
+    if isinstance(piece, Piece):
+        return Layer(Between(program, (k,)), piece.activation)
+    unit = (Layer(Between(program, (k, j)), one.activation) for j, one in enumerate(piece.unit, start=1))
+    return Repeat(tuple(unit), piece.n, piece.checkpoint)
+
+
+def is_spread(params: Any) -> bool:
+    """Whether parameters are one `Theta` a layer: the output's is no run."""
+    return isinstance(params, tuple) and any(isinstance(theta, Theta) for theta in params)
 
 
 def as_example(x: Any) -> jax.ShapeDtypeStruct:

@@ -6,6 +6,7 @@ takes it. Its program grows with depth; its numbers are those of the run.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array
 from epjax.network.architecture import Network, Params
 from epjax.network.layer import Layer
 from epjax.network.repeat import Alone, Repeat, Stacked
+from epjax.network.traced import Traced, is_spread
 from epjax.shapes import InputShape
 
 
@@ -23,15 +25,35 @@ class Unrolled(Network):
 
     whole: Network = field(kw_only=True)
 
+    def sources(self, k: int) -> tuple[int, ...]:
+        """As in `whole`; a layer of a run is fed by the unit below it, or by what feeds the run."""
+        return self._sources[k - 1]
+
+    @cached_property
+    def _sources(self) -> list[tuple[int, ...]]:
+        whole, found = self.whole, []
+        for k in range(1, len(whole) + 1):
+            unit, layer = whole.unit(k), whole.layers[k - 1]
+            feeds = tuple(whole.number(j + 1) - 1 for j in whole.sources(k))
+            if unit is None or not isinstance(layer, Repeat):
+                found.append(feeds)
+                continue
+            for i in range(layer.n):
+                below = whole.number(k) - 1 + i * len(unit)
+                under = below if i else feeds[0]
+                found += [tuple(s + below if s else under for s in unit.sources(j + 1)) for j in range(len(unit))]
+        return found
+
     def spread(self, params: Params) -> Params:
         """One entry a layer; of params that are spread already, the same."""
-        if len(params) == len(self) and not any(isinstance(theta, Stacked) for theta in params):
+        of_layers = is_spread(params) if isinstance(self.whole, Traced) else True
+        if of_layers and len(params) == len(self) and not any(isinstance(theta, Stacked) for theta in params):
             return params
         return self._laid_out(self.whole.spread(params), own=False)
 
     def by_layer(self, params: Params) -> Params:
         """One entry a layer, each parameter once."""
-        return self._laid_out(params, own=True)
+        return self._laid_out(self.whole.by_layer(params), own=True)
 
     def _laid_out(self, params: Params, *, own: bool) -> Params:
         found: list[Any] = []
@@ -43,6 +65,10 @@ class Unrolled(Network):
                 for one in theta.laid_out():
                     found.extend(one if own else unit.spread(one))
         return tuple(found)
+
+    def example(self, input_shape: InputShape) -> jax.ShapeDtypeStruct:
+        """As of `whole`."""
+        return self.whole.example(input_shape)
 
     def init(self, key: Array, input_shape: InputShape) -> Params:
         """The parameters of `whole`."""

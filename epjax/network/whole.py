@@ -1,7 +1,7 @@
 """A whole flax model, linen or nnx, as a network: its own marks, or one after the output of every module in it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -54,8 +54,10 @@ def _mark_linen(call: Any, args: Any, kwargs: Any, context: nn.module.Intercepto
 
 
 def _marked(out: Any, name: str) -> Any:
-    """One array of floating numbers is a state; what else a module may give is none."""
-    return of_module(out, name) if isinstance(out, Array) and jnp.issubdtype(out.dtype, jnp.inexact) else out
+    """One array of floating numbers is a state, with None beside it too, as a scan's body gives it; else none is."""
+    leaves = jax.tree.leaves(out)
+    is_state = len(leaves) == 1 and isinstance(leaves[0], Array) and jnp.issubdtype(leaves[0].dtype, jnp.inexact)
+    return jax.tree.map(partial(of_module, name=name), out) if is_state else out
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.answer import answer
 from epjax.runs.markdown import markdown
+from epjax.runs.metrics import BITS, ERROR
 from epjax.runs.plots import dress, literal, looks_of, seeds
 from epjax.runs.progress import duration
 from epjax.runs.records import Run
@@ -41,40 +42,43 @@ def evaluated(directories: Sequence[Path]) -> list[Run]:
 def table(groups: Sequence[Group]) -> str:
     """One row a configuration: errors after the last epoch that all its seeds have seen (mean and standard deviation),
     and the median time of a run."""
-    five = shows_top5(groups[0].runs[0].config["classes"])
+    first = groups[0].runs[0]
+    five, bits = shows_top5(first.config["classes"]), first.measure == BITS
     rows = []
     for group in groups:
         errors = [group.told("val_top1_error", ".2f", "%"), group.told("val_top5_error", ".2f", "%")]
         time = median(run.evaluations[-1]["seconds"] for run in group.runs)
         epoch = max(line["epoch"] for line in group.last)
-        numbers = [group.seeds, f"{epoch:g}", *errors[: 1 + five], group.told("val_cost", ".3f")]
+        costs = [group.told("val_cost", ".3f"), *(group.told(BITS.quantity, BITS.form) for _ in range(bits))]
+        numbers = [group.seeds, f"{epoch:g}", *errors[: 1 + five], *costs]
         rows.append((group.name, *numbers, duration(time)))
-    columns = ("", "seeds", "epochs", "top-1 error", *("top-5 error",) * five, "cost", "time")
+    columns = ("", "seeds", "epochs", "top-1 error", *("top-5 error",) * five, "cost", *(BITS.words,) * bits, "time")
     return "\n".join(markdown(columns, rows, "l" + "r" * (len(columns) - 1)))
 
 
 def headline(groups: Sequence[Group]) -> str:
     """What was found, in a line: the last error of each."""
-    kinds = [group.algorithm for group in groups]
+    kinds, judged = [group.algorithm for group in groups], groups[0].runs[0].measure
+    form = ".1f" if judged == ERROR else judged.form
     found = []
     for kind, group in zip(kinds, groups, strict=True):
         name = ALGORITHMS[kind].label if kinds.count(kind) == 1 else group.name
-        found.append(f"{name} {group.told('val_top1_error', '.1f', '%')}")
+        found.append(f"{name} {group.told(judged.quantity, form, judged.unit)}")
     if len("; ".join(found)) > TITLE:
-        return f"{len(groups)} configurations, last top-1 error from " + " to ".join(_extremes(groups))
-    return "Last top-1 error: " + "; ".join(found)
-
-
-def _extremes(groups: Sequence[Group]) -> tuple[str, str]:
-    means = sorted(mean(line["val_top1_error"] for line in group.last) for group in groups)
-    return f"{means[0]:.1f}%", f"{means[-1]:.1f}%"
+        means = sorted(mean(judged.of(line) for line in group.last) for group in groups)
+        extremes = " to ".join(f"{value:{form}}{judged.unit}" for value in (means[0], means[-1]))
+        return f"{len(groups)} configurations, last {judged.words} from {extremes}"
+    return f"Last {judged.words}: " + "; ".join(found)
 
 
 def draw(groups: Sequence[Group], path: Path) -> None:
-    """Validation top-1 error and cost over epochs: a thin line a seed, their mean, a band of the standard deviation."""
+    """Validation top-1 error and cost over epochs, of texts bits in its place: a thin line a seed, their mean, a band
+    of the standard deviation."""
     figure = Figure(figsize=(9.6, 4.4), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     panels = {"val_top1_error": "validation top-1 error (%)", "val_cost": "validation cost"}
+    if groups[0].runs[0].measure == BITS:
+        panels = {BITS.quantity: f"validation {BITS.words}", "val_top1_error": panels["val_top1_error"]}
     for axes, (quantity, words) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for group, look in zip(groups, looks_of(groups), strict=True):
             seeds(axes, group, "epoch", quantity, look, label=group.name)

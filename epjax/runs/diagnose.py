@@ -32,7 +32,7 @@ def diagnose(
 
     Args:
         workdir: Work directory of a run; its training images must be where they were.
-        checkpoint: best (lowest validation top-1 error), newest, or a step.
+        checkpoint: best (lowest validation top-1 error, or cost of a text), newest, or a step.
         images: How many training images, drawn by --seed, as they are evaluated.
         beta: Another nudging strength than the run's.
         seed: Draws the images, and the signs of --scheme random.

@@ -10,9 +10,10 @@ input relaxes into noise that the network takes for the class.
 
 The prior is relaxed exactly, by a cosine transform; r is at most `RATE` and such that z moves no pixel by more than
 `STEP`.
+
+Or a hidden layer k relaxes in the input's place, and the input follows it (see `epjax.runs.imagine_layer`).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,16 @@ from jax.scipy.fft import dctn, idctn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from epjax.runs.imagine_layer import InputGradient, each, halves, hidden, toward
 from epjax.runs.plots import literal
 from epjax.runs.task import gradient
 from epjax.runs.trained import Trained
 from epjax.style import GREY, INK
 
 RATE, STEP = 100.0, 0.05
+"""Of pixels in [0, 1]."""
 SPREAD = 0.1
 """Standard deviation of the noise around mid-grey / 2 that an input starts from."""
-
-InputGradient = Callable[[Array], tuple[Array, Array]]
-"""x [B, H, W, C] in [0, 1] -> (outputs [B, classes], dC/dx of each)."""
 
 
 def stiffness(shape: tuple[int, ...]) -> np.ndarray:
@@ -69,11 +69,13 @@ def imagine(
     seed: int = 0,
     smoothness: float = 1e-2,
     decay: float = 1e-4,
+    layer: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` inputs [B, H, W, C] in [0, 1] that relaxed toward a class from different noise, and the outputs there.
 
-    EP's options are those of the run, which may have been trained by anything. Raises ValueError for a count or steps
-    below 1, for a prior that is negative, and for a language model, whose input cannot move a little.
+    With `layer` k it is h_k that relaxes toward the class, and the input toward that h_k. EP's options are those of the
+    run, which may have been trained by anything. Raises ValueError for a count or steps below 1, for a prior that is
+    negative, for a language model, whose input cannot move a little, and for a layer where the network has no cut.
     """
     for name, number in (("count", count), ("steps", steps)):
         if number < 1:
@@ -84,18 +86,29 @@ def imagine(
     if trained.token:
         raise ValueError("imagine needs a network that takes images, and the run's takes a text")
     options = replace(trained.config.gradient, algorithm="ep", label_smoothing=0.0)
-    estimate = gradient(options, trained.network, len(trained.classes), argnums=1)
     noise, signs = jax.random.split(jax.random.key(seed))
     y, std = jnp.full(count, label, jnp.int32), jnp.asarray(trained.normalise.std, jnp.float32).reshape(1, 1, 1, -1)
 
-    def of(x: Array) -> tuple[Array, Array]:
-        found: tuple[tuple[Array, Any], Any] = estimate(trained.params, trained.normalise(255 * x), y, signs)
-        (_, aux), slope = found
-        return aux.output, count * slope / std  # the cost is a mean over inputs, and each relaxes by itself
+    def to_input(of: InputGradient) -> InputGradient:
+        """The gradient of pixels in [0, 1] from that of the network's own input."""
+
+        def of_pixels(x: Array) -> tuple[Array, Array]:
+            output, slope = of(trained.normalise(255 * x))
+            return output, slope / std
+
+        return of_pixels
+
+    def run(x: Array) -> tuple[Array, Array]:
+        of = each(gradient(options, trained.network, len(trained.classes), argnums=1), trained.params, y, signs)
+        if layer is None:
+            return relax(to_input(of), x, steps, smoothness, decay)
+        cut = halves(trained.network, trained.params, layer)
+        h = hidden(cut, trained.normalise(255 * x), y, signs, options, steps)
+        x, _ = relax(to_input(toward(cut, h, trained.normalise(255 * x), signs, options)), x, steps, smoothness, decay)
+        return x, of(trained.normalise(255 * x))[0]
 
     start = 0.25 + SPREAD * jax.random.normal(noise, (count, *trained.transform.shape))
-    run = jax.jit(lambda x: relax(of, x, steps, smoothness, decay))
-    x, outputs = jax.device_get(run(jnp.clip(start, 0, 1)))
+    x, outputs = jax.device_get(jax.jit(run)(jnp.clip(start, 0, 1)))
     return x, outputs
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -75,6 +76,39 @@ class MetricsLog:
 def evaluations(lines: list[Line]) -> list[Line]:
     """The lines that evaluations wrote."""
     return [line for line in lines if "val_top1_error" in line]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What runs are judged by: the smaller the better, whose best checkpoint is kept."""
+
+    quantity: str
+    words: str
+    form: str
+    unit: str = ""
+
+    def of(self, line: Line) -> float:
+        """The number in an evaluation; infinite where it has none."""
+        return float(line.get(self.quantity, math.inf))
+
+    def told(self, line: Line) -> str:
+        """The number as people read it."""
+        return f"{self.of(line):{self.form}}{self.unit}"
+
+
+ERROR = Measure("val_top1_error", "top-1 error", ".2f", "%")
+BITS = Measure("val_bits", "bits per token", ".3f")
+"""Of a text, where errors say little: log 2 of them are its cost."""
+
+
+def measure(lines: Sequence[Line]) -> Measure:
+    """That of a run, by its lines."""
+    return BITS if any(BITS.quantity in line for line in lines) else ERROR
+
+
+def best(lines: Sequence[Line]) -> Line | None:
+    """The best evaluation, the first of equals."""
+    return min(evaluations(list(lines)), key=measure(lines).of, default=None)
 
 
 def training(lines: list[Line]) -> list[Line]:

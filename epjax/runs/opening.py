@@ -24,7 +24,7 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     """Model, data, devices, method, plan of `total` steps, and the options that differ from the recipe's."""
     init = partial(task.network.init, input_shape=task.train_transform.shape)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    layers = getattr(task.network, "by_layer", lambda params: params)(shapes)  # a function's are its own pytree
+    depth = getattr(task.network, "depth", len(shapes))  # another system has one entry a layer
     data, device = task.dataset, jax.devices()[0]
     images = f"{len(data.train):,} + {len(data.val):,} {data.examples}"
     kinds = f"{len(data.classes)} {f'kinds of {data.token}s' if data.token else 'classes'}"
@@ -35,7 +35,7 @@ def opening(config: Config, recipe: Config, task: Task, total: int, width: int =
     words = SCHEDULES[options.schedule].words
     rate = f"learning rate {words.format(options.learning_rate, options.final_learning_rate)}"
     rows = {
-        "model": f"{task.title}: {len(layers)} layers, {count(shapes):,} parameters",
+        "model": f"{task.title}: {depth} layers, {count(shapes):,} parameters",
         "data": f"{data.origin}: {kinds}, {images}",
         "devices": "; ".join(filter(None, (at_work, unused_accelerator()))),
         "method": method(config.gradient),

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from epjax.runs.metrics import Line, evaluations, training
+from epjax.runs.metrics import BITS, ERROR, Line, best, evaluations, measure, training
 from epjax.runs.seeds import Group, band
 from epjax.style import GREY, INK, Look, frame, looks
 
@@ -38,11 +38,11 @@ def _draw(lines: Sequence[Line], path: Path, title: str, subtitle: str) -> None:
     curve(error, val, "epoch", "val_top5_error", VAL5, label="validation top-5")
     curve(error, val, "epoch", "val_top1_error", VAL, label="validation top-1")
     error.set(ylabel="error (%)", ylim=(0, None))
-    _mark_best(error, val)
     what = "bits" if any("val_bits" in line for line in val) else "cost"
     curve(cost, train, "epoch", what, TRAIN, label="training")
     curve(cost, val, "epoch", f"val_{what}", VAL, label="validation")
     cost.set(ylabel={"bits": "bits per token"}.get(what, what), ylim=(0, None))
+    _mark_best({ERROR: error, BITS: cost}[measure(val)], val)
     for axes in (error, cost):
         dress(axes)
     figure.suptitle(literal(title), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
@@ -80,11 +80,12 @@ def seeds(axes: Axes, group: Group, x: str, y: str, look: Look, **how: Any) -> N
 def _mark_best(axes: Axes, val: Sequence[Line]) -> None:
     if not val:
         return
-    best = min(val, key=lambda line: line["val_top1_error"])
-    value, epoch = best["val_top1_error"], best["epoch"]
+    line, judged = best(val), measure(val)
+    assert line is not None
+    value = judged.of(line)
     axes.axhline(value, color=VAL, linewidth=0.7, linestyle=":")
     axes.annotate(
-        f"best {value:.2f}% at epoch {epoch:g}",
+        f"best {judged.told(line)} at epoch {line['epoch']:g}",
         (0.01, value),
         xycoords=("axes fraction", "data"),
         xytext=(0, -4),

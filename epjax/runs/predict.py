@@ -139,6 +139,7 @@ def predict(
     checkpoint: str = "best",
     nudge: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
     imagine: Annotated[str | None, tyro.conf.arg(metavar="CLASS")] = None,
+    imagine_layer: Annotated[int | None, tyro.conf.arg(metavar="K")] = None,
     seed: int = 0,
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
 ) -> None:
@@ -152,11 +153,15 @@ def predict(
         nudge: Draw the errors that a nudge toward this class leaves, with the run's beta and equilibration. Default:
             the runner-up where the network is sure, else the likeliest.
         imagine: Draw inputs that relax under the energy, from noise, while the output is nudged toward this class.
+        imagine_layer: Let the states of this hidden layer, from 1 on, relax toward the class in the input's place, and
+            the input toward these states: what the layers above take for the class.
         seed: Draws that noise.
         out: Where the picture goes.
     """
     if imagine is not None:
-        return imagined(images, workdir, checkpoint, nudge, imagine, seed, out)
+        return imagined(images, workdir, checkpoint, nudge, imagine, imagine_layer, seed, out)
+    if imagine_layer is not None:
+        raise ValueError(f"--imagine-layer {imagine_layer} says what relaxes: give --imagine CLASS as well")
     if not images:
         raise ValueError("images must name at least one image file, got none")
     if nudge is not None and out is None:
@@ -187,6 +192,7 @@ def imagined(
     checkpoint: str,
     nudge: str | None,
     name: str,
+    layer: int | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -195,12 +201,13 @@ def imagined(
         raise ValueError("--imagine CLASS and --out PNG go together, without images and without --nudge")
     trained = load(workdir, checkpoint)
     label = find_class(name, trained.classes, trained.words, "imagine")
-    x, outputs = imagination.imagine(trained, label, seed=seed)
+    x, outputs = imagination.imagine(trained, label, seed=seed, layer=layer)
     cross_entropy = trained.config.gradient.cost == "cross_entropy"
     values = np.asarray(jax.nn.softmax(outputs))[:, label] if cross_entropy else outputs[:, label]
     told = [f"{value:.0%}" if cross_entropy else f"output {value:.2f}" for value in values]
     seen = int(np.sum(outputs.argmax(axis=1) == label))
-    imagination.draw(x, told, f"{trained.names[label]}, imagined (step {trained.step})", out)
+    where = "" if layer is None else f" by layer {layer}"
+    imagination.draw(x, told, f"{trained.names[label]}, imagined{where} (step {trained.step})", out)
     print(f"{len(x)} inputs, of which {seen} are seen as {trained.names[label]}, in {out}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from epjax.data.sources.words import find_words
 from epjax.runs.config import Gradient
-from epjax.runs.metrics import Line, diagnoses, evaluations, read_lines, training
+from epjax.runs.metrics import Line, Measure, best, diagnoses, evaluations, measure, read_lines, training
 from epjax.runs.table import method
 
 
@@ -73,8 +73,13 @@ class Run:
 
     @property
     def best(self) -> Line | None:
-        """The evaluation with the smallest top-1 error, the first of equals."""
-        return min(self.evaluations, key=lambda line: line["val_top1_error"], default=None)
+        """The evaluation with the smallest top-1 error, of a text the fewest bits; the first of equals."""
+        return best(self.lines)
+
+    @property
+    def measure(self) -> Measure:
+        """What it is judged by."""
+        return measure(self.lines)
 
 
 def read(directory: Path) -> Run:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from epjax.data.source import first_few
 from epjax.data.sources.words import readable
 from epjax.runs.answer import answer
-from epjax.runs.metrics import Line
+from epjax.runs.metrics import BITS, ERROR, Line, Measure
 from epjax.runs.plots import dress, looks_of, seeds
 from epjax.runs.progress import duration
 from epjax.runs.records import Run, differences
@@ -149,7 +149,7 @@ def classes(run: Run) -> str:
 
 def results(groups: Sequence[Group]) -> Table:
     """One row a run: how far it is, its best and last errors, its speed. Seeds stand below their mean and spread."""
-    columns = {name: one for name, one in COLUMNS.items() if name != TOP5 or _show_top5(groups)}
+    columns = {name: one for name, one in COLUMNS.items() if name not in _of_none(groups)}
     rows = []
     for group, look in zip(groups, looks_of(groups), strict=True):
         alone = len(group.runs) == 1
@@ -177,23 +177,43 @@ def _last_of(quantity: str, form: str, unit: str = "") -> Column:
     )
 
 
+def _best_of(judged: Measure) -> Column:
+    """Of the runs that are judged by it."""
+
+    def of_run(run: Run) -> str:
+        return judged.told(run.best) if run.best and run.measure == judged else NONE
+
+    def of_seeds(group: Group) -> str:
+        found = [judged.of(run.best) for run in group.evaluated if run.best and run.measure == judged]
+        return spread(found, judged.form, judged.unit)
+
+    return Column(of_run, of_seeds)
+
+
 TOP5 = "last top-5 error"
 COLUMNS = {
     "epoch": Column(
         lambda run: _progress(run), lambda group: f"{max((line['epoch'] for line in group.last), default=0):g}"
     ),
-    "best top-1 error": Column(
-        lambda run: _number(run.best, "val_top1_error", ".2f", "%"),
-        lambda group: spread([run.best["val_top1_error"] for run in group.evaluated if run.best], ".2f", "%"),
-    ),
+    "best top-1 error": _best_of(ERROR),
+    "best bits per token": _best_of(BITS),
     "at epoch": Column(lambda run: _number(run.best, "epoch", "g")),
     "last top-1 error": _last_of("val_top1_error", ".2f", "%"),
     TOP5: _last_of("val_top5_error", ".2f", "%"),
     "last cost": _last_of("val_cost", ".4f"),
+    "last bits per token": _last_of("val_bits", ".3f"),
     "time": Column(lambda run: duration(run.lines[-1]["seconds"]) if run.lines else NONE),
     "images/s": Column(lambda run: _median(run.training, "images_per_second", ".4g")),
     "waiting": Column(lambda run: _median(run.training, "waiting", ".0%")),
 }
+
+
+def _of_none(groups: Sequence[Group]) -> set[str]:
+    """Columns that say nothing of any run."""
+    judged = {run.measure for group in groups for run in group.runs if run.evaluations} or {ERROR}
+    without = {ERROR: {"best top-1 error"}, BITS: {"best bits per token", "last bits per token"}}
+    left_out = set().union(*(names for one, names in without.items() if one not in judged))
+    return left_out if _show_top5(groups) else left_out | {TOP5}
 
 
 def _show_top5(groups: Sequence[Group]) -> bool:

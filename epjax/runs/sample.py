@@ -64,7 +64,7 @@ def sample(
         length: Tokens to be drawn.
         temperature: Of the softmax that they are drawn from; 0 takes the likeliest.
         seed: Draws them.
-        checkpoint: best (lowest validation top-1 error), newest, or a step.
+        checkpoint: best (lowest validation cost), newest, or a step.
     """
     if not prompt:
         raise ValueError("prompt must hold at least one character, got none")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from epjax.runs.config import Config
-from epjax.runs.metrics import Line
+from epjax.runs.metrics import BITS, Line
 from epjax.runs.option import NUMBERS
 from epjax.runs.records import Run, differences, read
 from epjax.runs.table import shows_top5
@@ -136,6 +136,8 @@ def table(group: Group) -> Table:
     shown = Table(title=count, caption=group.name, title_style="bold", caption_justify="left", title_justify="left")
     five = {"top-5 error": ("val_top5_error", ".2f", "%")} if shows_top5(first.config["classes"]) else {}
     columns = {"top-1 error": ("val_top1_error", ".2f", "%"), **five, "cost": ("val_cost", ".4f", "")}
+    if first.measure == BITS:
+        columns |= {"bits": (BITS.quantity, BITS.form, BITS.unit)}
     for name in ("seed", "epoch", *columns):
         shown.add_column(name, justify="right" if name != "seed" else "left")
     for run, line in zip(group.evaluated, group.last, strict=True):

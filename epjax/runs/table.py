@@ -7,7 +7,7 @@ from rich.table import Table
 
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Gradient
-from epjax.runs.metrics import Line, evaluations
+from epjax.runs.metrics import Line, best, evaluations
 from epjax.runs.progress import duration
 
 
@@ -32,14 +32,15 @@ def shows_top5(classes: int) -> bool:
 def summary(lines: Sequence[Line], title: str, method: str, classes: int, examples: str = "images") -> Table:
     """The best and the last evaluation, how they came about, and the time it took; top-5 where it says something."""
     val = evaluations(list(lines))
-    best, last = min(val, key=lambda line: line["val_top1_error"]), val[-1]
+    first, last = best(lines), val[-1]
+    assert first is not None
     caption = f"{method}; {duration(last['seconds'])} in all"
     table = Table(title=title, caption=caption, title_style="bold", caption_justify="left", title_justify="left")
     five = ("top-5 error",) if shows_top5(classes) else ()
     bits = ("bits",) if "val_bits" in last else ()
     for name in ("", "epoch", "top-1 error", *five, "cost", *bits, examples):
         table.add_column(name, justify="right" if name else "left")
-    for name, line in (("best", best), ("last", last)):
+    for name, line in (("best", first), ("last", last)):
         errors = [f"{line['val_top1_error']:.2f}%", *(f"{line['val_top5_error']:.2f}%" for _ in five)]
         costs = [f"{line['val_cost']:.4f}", *(f"{line['val_bits']:.3f}" for _ in bits)]
         table.add_row(name, f"{line['epoch']:g}", *errors, *costs, f"{line['val_images']:,}")

@@ -37,12 +37,16 @@ class Task:
 
     def facts(self) -> dict[str, Any]:
         """What the data are, whatever folder they lie in."""
-        return {"data_name": self.dataset.name, **self.sizes()}
+        return {"data_name": self.dataset.name, **self.sizes(), **self.content()}
 
     def sizes(self) -> dict[str, int]:
         """What of it must not have changed."""
         data = self.dataset
         return {"classes": len(data.classes), "train_images": len(data.train), "val_images": len(data.val)}
+
+    def content(self) -> dict[str, str]:
+        """What the data say, as a digest, of a text; images are held to their sizes alone."""
+        return {"text_sha256": self.dataset.sha256} if self.dataset.sha256 else {}
 
     def interface(self) -> dict[str, Any]:
         """What the trained network takes and gives: all that must be known to use it without its training data."""

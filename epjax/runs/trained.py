@@ -16,6 +16,7 @@ from epjax.network import Params
 from epjax.runs import records
 from epjax.runs.config import Config, Gradient, unflat
 from epjax.runs.experiment import find
+from epjax.runs.metrics import best
 from epjax.runs.task import output
 from epjax.systems import System, as_system
 from epjax.training.checkpoint import describe, read_params, saved_steps
@@ -72,7 +73,8 @@ def _outputs(options: Gradient, network: Network | System, params: Params, x: Ar
 
 
 def load(workdir: Path, checkpoint: str = "best") -> Trained:
-    """The network of the run in `workdir`; `checkpoint` is best (validation top-1 error), newest, or a step.
+    """The network of the run in `workdir`; `checkpoint` is best (validation top-1 error, or cost of a text), newest, or
+    a step.
 
     A run that averages its parameters evaluates the average, and that is what is loaded.
     Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a checkpoint that is not kept,
@@ -108,7 +110,7 @@ def _step(run: records.Run, checkpoint: str) -> int:
         return kept[-1]
     if checkpoint == "best":
         evaluated = [line for line in run.evaluations if line["step"] in kept]
-        return min(evaluated, key=lambda line: line["val_top1_error"], default={"step": kept[-1]})["step"]
+        return (best(evaluated) or {"step": kept[-1]})["step"]
     if not checkpoint.isdigit() or int(checkpoint) not in kept:
         steps = ", ".join(map(str, kept))
         raise ValueError(f"checkpoint must be best, newest or one of the steps {steps}, got {checkpoint!r}")

@@ -20,7 +20,7 @@ from epjax.runs.alarm import Alarms, guessing
 from epjax.runs.algorithm import ALGORITHMS
 from epjax.runs.config import Config, Optimiser, flat, identity, store
 from epjax.runs.meter import Meter
-from epjax.runs.metrics import Line, MetricsLog, diagnosis_line, in_bits, skipped_in_a_row
+from epjax.runs.metrics import BITS, ERROR, Line, MetricsLog, diagnosis_line, in_bits, skipped_in_a_row
 from epjax.runs.pace import Pace
 from epjax.runs.progress import Reporter, Status
 from epjax.runs.stopping import NotFinite, Stopped, StopRequest, broken, together
@@ -156,6 +156,7 @@ class Trainer:
         positions = math.prod(getattr(task.train_transform, "label_shape", ()))
         self.alarms = Alarms(beta, guessing(config.gradient.cost, len(task.dataset.classes), positions))
         self.bits = in_bits if task.dataset.token and config.gradient.cost == "cross_entropy" else lambda line: {}
+        self.judged = BITS if self.bits is in_bits else ERROR
         self.left_out: set[str] = set()
 
     def _make_step(self, normalise: Normalise) -> Step:
@@ -176,7 +177,8 @@ class Trainer:
         """
         options = flat(self.config) | self.task.facts()
         same = identity(self.config) | self.task.sizes()
-        self.checkpoints = Checkpoints(self.directory / "checkpoints", same, keep=self.config.run.keep)
+        where, content = self.directory / "checkpoints", self.task.content()
+        self.checkpoints = Checkpoints(where, same, keep=self.config.run.keep, content=content)
         try:
             with together():  # closing waits for the other processes, so an error must reach them before
                 self._start()
@@ -207,6 +209,8 @@ class Trainer:
         else:
             self.state, self.step, extra = restored.state, restored.step, restored.extra
             self.console.print(f"going on from step {self.step} of {self.plan.total}")
+            known = {one.quantity: one for one in (ERROR, BITS)}
+            self.judged = known[extra.get("best_by", ERROR.quantity)]  # one measure for all of its checkpoints
         self.began = time.perf_counter() - extra.get("seconds", 0.0)
         self.meter = Meter(self.config.optimiser.batch_size, extra.get("sums"))
         write = jax.process_index() == 0
@@ -353,7 +357,7 @@ class Trainer:
         line |= {"seconds": self._seconds()}
         self.log.write(line)
         self.reporter.evaluated(line, self.meter.images_per_second, self.meter.waiting)
-        self._save(metric=line["val_top1_error"])
+        self._save(metric=self.judged.of(line))
         if jax.process_index() == 0:
             self.on_evaluation(self.log.lines)
 
@@ -379,7 +383,7 @@ class Trainer:
 
     def _save(self, metric: float | None = None) -> None:
         self.log.sync()
-        extra = {"seconds": self._seconds(), "sums": self.meter.sums}
+        extra = {"seconds": self._seconds(), "sums": self.meter.sums, "best_by": self.judged.quantity}
         self.checkpoints.save(self.step, self.state, extra=extra, metric=metric)
 
     def _stop(self, signal: str) -> None:

@@ -55,14 +55,17 @@ class Checkpoints:
     """The checkpoints in one folder: the last `keep`, and the one with the smallest `metric`.
 
     `config` must be a mapping that JSON can hold. It is stored with every checkpoint, and `restore` refuses a
-    checkpoint whose configuration is another one.
+    checkpoint whose configuration is another one. So is `content`, which earlier checkpoints may be without.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], keep: int = 3) -> None:
+    def __init__(
+        self, directory: Path, config: Mapping[str, Any], keep: int = 3, content: Mapping[str, Any] | None = None
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, but is {keep}")
         self.directory = Path(directory).absolute()
-        self._config = json.loads(json.dumps(dict(config)))
+        self._content = dict(content or {})
+        self._config = json.loads(json.dumps({**config, **self._content}))
         self._saving: int | None = None
         self._started: Any = None
         self._proven = False
@@ -188,7 +191,8 @@ class Checkpoints:
             )
 
     def _check_configuration(self, config: Mapping[str, Any]) -> None:
-        differing = differences(config, self._config)
+        known = {name: v for name, v in self._config.items() if name in config or name not in self._content}
+        differing = differences(config, known)
         if differing:
             raise ConfigurationDiffers(
                 f"the checkpoint in {self.directory} has another configuration: {'; '.join(differing)};"

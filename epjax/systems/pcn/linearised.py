@@ -15,6 +15,9 @@ from epjax.network.repeat import output_of
 Precisions = tuple[float, ...]
 """(pi_1, ..., pi_L): how much an error of each layer weighs in the energy."""
 
+Kept = Callable[[Callable[..., Array]], Callable[..., Array]]
+"""A function to the same function that keeps other things for its derivative (`epjax.Repeat.kept`)."""
+
 Error = Callable[[Activation, Array, Array], Array]
 """(phi_k, a_k, T_k) -> eps_k."""
 
@@ -58,13 +61,14 @@ def linearise(
     precisions: Precisions | None = None,
     *,
     tell_input: bool = False,
+    kept: Kept = lambda f: f,
 ) -> Linearised:
     """a_k and the pull-back of f_k = phi_k(drive_k) at the inputs in h = (x, h_1, ..., h_L).
 
-    The input is clamped and told nothing, unless `tell_input`.
+    The input is clamped and told nothing, unless `tell_input`. `kept` makes of a drive one that keeps less for it.
     """
     sources, activation = net.sources(k), net.activation(k)
-    a, pull_drive = jax.vjp(partial(net.drive, params[k - 1], k), *(output_of(h[j]) for j in sources))
+    a, pull_drive = jax.vjp(kept(partial(net.drive, params[k - 1], k)), *(output_of(h[j]) for j in sources))
     _, pull_phi = jax.vjp(activation, a)
     told = dict.fromkeys(j for j in sources if j or tell_input)
     weights = tuple((j, None if precisions is None else precisions[k - 1] / precisions[j - 1]) for j in told)

@@ -14,8 +14,8 @@ import jax
 from jax import Array, lax
 
 from epjax.network import Network, Params, Stacked, States
-from epjax.network.repeat import output_of
-from epjax.systems.pcn.linearised import Error, Linearised, Precisions, linearise, sum_signals
+from epjax.network.repeat import Repeat, output_of
+from epjax.systems.pcn.linearised import Error, Kept, Linearised, Precisions, linearise, sum_signals
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,15 @@ def through(
 
     Without signals its states are those of the free phase.
     """
-    unit, (source,) = net.unit(k), net.sources(k)
+    unit, layer, (source,) = net.unit(k), net.layers[k - 1], net.sources(k)
     assert unit is not None
+    assert isinstance(layer, Repeat)
     found: Any = None
 
     def step(x: Array, at: tuple[Params, States | None]) -> tuple[Array, Any]:
         nonlocal found
         theta, T = at
-        states, eps, layers = up(unit, unit.spread(theta), x, T, error)
+        states, eps, layers = up(unit, unit.spread(theta), x, T, error, layer.kept)
         kept, found = _apart(layers, (theta, states))
         return states[-1], (states, None if _same(eps, T) else eps, kept)
 
@@ -93,12 +94,12 @@ def through(
 
 
 def up(
-    net: Network, params: Params, x: Array, T: States | None, error: Error | None
+    net: Network, params: Params, x: Array, T: States | None, error: Error | None, kept: Kept
 ) -> tuple[States, States, tuple[Linearised, ...]]:
     """(h_1..h_L), (eps_1..eps_L) and the layers linearised, of a network without runs whose input x is told."""
     h, eps, layers = [x], [], []
     for k in range(1, len(net) + 1):
-        layer = linearise(net, params, k, h, tell_input=True)
+        layer = linearise(net, params, k, h, tell_input=True, kept=kept)
         state = layer.activation(layer.a)
         if T is not None and error is not None:
             eps.append(error(layer.activation, layer.a, T[k - 1]))

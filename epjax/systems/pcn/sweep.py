@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from epjax.network import Network, States, unrolled
+from epjax.network import Network, States
 from epjax.network.activation import Update, check_update
-from epjax.network.repeat import of_each
+from epjax.network.repeat import layers_of, of_each
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
 from epjax.systems.pcn.linearised import Error, Linearised
 from epjax.systems.pcn.problem import Problem, layer_error, new_error, residual
@@ -67,7 +67,7 @@ class Sweep:
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
-        check_update(self.update, tuple(layer.activation for layer in unrolled(net).layers))
+        check_update(self.update, tuple(layer.activation for entry in net.layers for layer in layers_of(entry)))
         if errors not in get_args(Errors):
             raise ValueError(f"errors must be one of {', '.join(get_args(Errors))}, got {errors!r}")
 
