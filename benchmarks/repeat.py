@@ -1,9 +1,10 @@
 """Runs of equal residual blocks, 16 to 1,024 of them: stacked and scanned (`epjax.Repeat`), and block by block.
 
 A block is h + W phi(V h), of dense layers with GELU or of 3x3 convolutions with ReLU; W is drawn with variance 1 / n,
-so that signals keep their size through n blocks. Compile seconds are of this machine, tracing included. XLA counts a
-loop's body once: FLOPs are what programs of two lengths have outside of their loops, and n bodies. Fidelity is the
-cosine with `jax.grad` in float32, of every block by itself, and in bfloat16 beside backpropagation's own.
+so that signals keep their size through n blocks. muPC's is h + W phi(h) with that paper's scalings
+(`epjax.models.residual_mlp`). Compile seconds are of this machine, tracing included. XLA counts a loop's body once:
+FLOPs are what programs of two lengths have outside of their loops, and n bodies. Fidelity is the cosine with `jax.grad`
+in float32, of every block by itself, and in bfloat16 beside backpropagation's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_least, at_most, find
 from benchmarks.settings import Setting, at_initialisation
 from epjax import Layer, Network, Repeat
+from epjax.models import residual_mlp
 from epjax.network.activation import identity
 from epjax.network.drive import Dense
 
@@ -67,10 +69,15 @@ class ConvBlock(nn.Module):
 
 FIRST: dict[str, Callable[[], nn.Module]] = {"MLP": lambda: Dense(WIDTH), "conv": lambda: nn.Conv(CHANNELS, (3, 3))}
 BLOCK: dict[str, Callable[[int], nn.Module]] = {"MLP": DenseBlock, "conv": ConvBlock}
+MUPC = "muPC"
+KINDS = (*FIRST, MUPC)
+STATES = {MUPC: "muPC"}
 
 
 def network(kind: str, n: int, stacked: bool) -> Network:
     """A first layer, n blocks, a dense output; n = 0 leaves the blocks out."""
+    if kind == MUPC:
+        return residual_mlp(WIDTH, n + 2, 10, scaling="mupc", stacked=stacked)
     blocks = [Layer(BLOCK[kind](n), identity) for _ in range(1 if stacked else n)]
     run: list[Layer | Repeat] = [Repeat(blocks[0], n)] if stacked and n else [*blocks] if n else []
     return Network((Layer(FIRST[kind](), identity), *run, Layer(Dense(10), identity)))
@@ -79,7 +86,7 @@ def network(kind: str, n: int, stacked: bool) -> Network:
 def run(quick: bool) -> list[Row]:
     """Both networks at every depth, stacked; block by block where that is feasible."""
     depths, unrolled = ((4, 8), (4,)) if quick else (BLOCKS, UNROLLED)
-    return told(row for kind in FIRST for n in depths for row in _depth(kind, n, n in unrolled, quick))
+    return told(row for kind in KINDS for n in depths for row in _depth(kind, n, n in unrolled, quick))
 
 
 def _depth(kind: str, n: int, unrolled: bool, quick: bool) -> Iterator[Row]:
@@ -90,7 +97,9 @@ def _depth(kind: str, n: int, unrolled: bool, quick: bool) -> Iterator[Row]:
 
 def setting(kind: str, n: int, stacked: bool) -> Setting:
     """The network on real images; classes are taken modulo 10."""
-    s = at_initialisation(kind, network(kind, n, stacked), "imagenet", SIZE, BATCH, "W of variance 1 / n")
+    s = at_initialisation(
+        kind, network(kind, n, stacked), "imagenet", SIZE, BATCH, STATES.get(kind, "W of variance 1 / n")
+    )
     return Setting(s.network, s.state, s.net, s.params, s.x, s.y % 10, s.data)
 
 
@@ -154,7 +163,7 @@ def targets(rows: list[Row]) -> list[Target]:
     found: list[Target] = []
     if {row["blocks"] for row in rows} != set(BLOCKS):
         return found
-    for kind in FIRST:
+    for kind in KINDS:
         line = find(rows, network=kind, stacked=True)
         (shallow,), (deep,) = (find(line, blocks=n, name=Method().name, precision="float32") for n in (16, 256))
         grows = deep["compile_seconds"] / shallow["compile_seconds"]
@@ -191,8 +200,8 @@ def draw(rows: list[Row], path: Path) -> None:
     """Compile seconds, FLOPs and the worst block over depth; a row of panels for each network."""
     first = rows[0]
     what = f"residual blocks, batch {first['batch_size']}, beta {BETA:g}, {first['data']}; dotted: block by block"
-    fig, axes = figure("Stacked blocks compile in the same time at any depth", what, (2, 3), (14.0, 8.4))
-    for kind, (compile_, flops, worst) in zip(FIRST, axes, strict=True):
+    fig, axes = figure("Stacked blocks compile in the same time at any depth", what, (3, 3), (14.0, 12.6))
+    for kind, (compile_, flops, worst) in zip(KINDS, axes, strict=True):
         for name, label, colour in (
             ("backpropagation", "backpropagation", GREY),
             (METHODS[0].name, "one sweep, centered", RED),
