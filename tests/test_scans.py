@@ -394,6 +394,52 @@ def test_an_nnx_model_with_scan(wide):
     close(nnx.jit(nnx.grad(epjax.ep_loss(net, CE, beta=1e-4)))(model, x, Y), exact, 1e-5)
 
 
+class Rectified(nn.Module):
+    """A rectifier after the module of a block, or before it."""
+
+    before: bool
+
+    @nn.compact
+    def __call__(self, h, _):
+        return (nn.Dense(4)(nn.relu(h)) if self.before else nn.relu(nn.Dense(4)(h))), None
+
+
+class Rectifying(nn.Module):
+    before: bool
+
+    @nn.compact
+    def __call__(self, x):
+        kind = nn.scan(Rectified, variable_axes={"params": 0}, split_rngs={"params": True}, length=N)
+        h, _ = kind(self.before)(nn.Dense(4)(x), None)
+        return nn.Dense(3)(nn.relu(h) if self.before else h)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_rectifier_after_a_module_is_its_layer_s_wherever_it_stands(before, wide):
+    """In the block of the next step too: then the scan is written out, for a run would have it inside of a layer."""
+    x, model = normal(7, *X), Rectifying(before)
+    params = jax.tree.map(jnp.float64, jax.jit(model.init)(jax.random.key(0), x)["params"])
+    net = epjax.from_flax(model, x[0])
+    assert runs(net) == ([] if before else [N])
+    hidden = [layer.activation.name for layer in unrolled(net).layers]
+    assert hidden == ["relu" if before else "identity", *["relu"] * N, "identity"]
+
+    def exact(p):
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": p}, x), Y).mean()
+
+    close(jax.jit(jax.grad(epjax.ep_loss(net, CE, beta=1e-6)))(params, x, Y), jax.jit(jax.grad(exact))(params), 1e-5)
+
+
+def test_a_diagnosis_where_the_first_step_stands_by_itself(wide):
+    """It reads all of the stack: the parameters are told of there."""
+    params, x = weights(), normal(7, *X)
+    f = RUNS["first step"][0]
+    report = epjax.diagnose(epjax.from_function(partial(f, lax.scan), params, x[0]), params, x, Y)
+    assert len(report.layers) == N + 1
+    assert report.cosine > 0.9999
+    assert [layer.cosine is None for layer in report.layers] == [False, *[True] * (N - 1), False]
+
+
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 def test_one_device_against_eight():
     """A stack of the user's own, cut into slices where it is large."""

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 
-from epjax.network.clips import clip_of
 from epjax.network.cut import before, moves, part, rectified, unmoved
 from epjax.network.marks import checkpoint_of, evaluate, is_mark, is_marked_scan, is_of_module, rewritten
 from epjax.network.products import FIXED, STATE, WEIGHT
@@ -179,13 +178,15 @@ def _carried(body: ClosedJaxpr, consts: int, carry: int, parts: set[int]) -> set
 
 def _end(body: ClosedJaxpr, part: int) -> JaxprEqn | None:
     """The mark that a part of the carry is, or the clip of a module's mark; None where it is no state."""
-    makers = {v: e for e in body.jaxpr.eqns for v in e.outvars}
-    end = makers.get(unmoved(body.jaxpr.eqns, body.jaxpr.outvars[part], marks=False))
+    equations, output = body.jaxpr.eqns, body.jaxpr.outvars[part]
+    makers = {v: e for e in equations for v in e.outvars}
+    end = makers.get(unmoved(equations, output, marks=False))
     if end is None or is_mark(end):
         return end
     below = makers.get(next((v for v in end.invars if isinstance(v, Var)), None))
-    is_state = clip_of(body.jaxpr, end) and below is not None and is_mark(below) and is_of_module(below)
-    return end if is_state else None
+    if below is None or not is_mark(below) or not is_of_module(below):
+        return None
+    return end if rectified(body, equations, below.outvars[0], output) is end.outvars[0] else None
 
 
 def _are_layers_own(equations: list[JaxprEqn], kinds: dict[Any, int], shared: list[Any], over: list[Any]) -> bool:

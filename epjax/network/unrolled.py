@@ -62,7 +62,7 @@ class Unrolled(Network):
             if unit is None or not isinstance(layer, Repeat):
                 found.append(theta)
             else:
-                for one in theta.laid_out():
+                for one in theta.laid_out() or [theta.units] * layer.n:  # without any parameter there are no rows
                     found.extend(one if own else unit.spread(one))
         return tuple(found)
 
