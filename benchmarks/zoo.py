@@ -110,6 +110,10 @@ CASES = (
         *(lambda classes: models.mlp((64, classes)), "64 hidden, 32x32", "epjax train perceptron --recipe mnist"),
     ),
     Case(
+        *("residual_mlp", partial(models.residual_mlp, 512, 32, 10), (28, 28, 1)),
+        *(partial(models.residual_mlp, 64, 16, scaling="mupc"), "width 64, 16 layers, muPC, 32x32", ""),
+    ),
+    Case(
         *("vgg5", models.vgg5, (32, 32, 3), partial(models.vgg5, width=0.125, gain=2.0)),
         *("width 1/8, gain 2, 32x32", "epjax train vgg5 --dataset cifar10"),
     ),

@@ -21,7 +21,7 @@ from benchmarks.rows import at_least, at_most, text
 from benchmarks.settings import at_initialisation
 from epjax.runs.experiment import names
 
-ZOO = ("mlp", "vgg5", "vgg10", "vgg10_skip", "resnet18", "resnet34", "resnet50", "vit", "gpt")
+ZOO = ("mlp", "residual_mlp", "vgg5", "vgg10", "vgg10_skip", "resnet18", "resnet34", "resnet50", "vit", "gpt")
 
 
 @pytest.fixture(scope="module")
