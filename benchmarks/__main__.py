@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -18,8 +18,10 @@ from epjax.runs import machine
 
 NAMES = (
     *("gradients", "cost", "depth", "repeat", "residual", "equilibration", "precision"),
-    *("pipeline", "layouts", "upkeep", "systems", "zoo", "growth"),
+    *("pipeline", "layouts", "upkeep", "systems", "zoo", "growth", "peers"),
 )
+ALONE = ("gpu",)
+"""Not among all: it asks for an accelerator."""
 HERE = Path(__file__).parent
 BUILD = Path("build") / "benchmarks"
 
@@ -30,13 +32,19 @@ class Options:
 
     name: tyro.conf.Positional[str]
     """One of gradients, cost, depth, repeat, residual, equilibration, precision, pipeline, layouts, upkeep, systems,
-    zoo, growth; or all."""
+    zoo, growth, peers; gpu, on an accelerator; or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False
     """Small networks, few repeats: under a minute, to see that it works."""
     from_results: bool = False
     """With all: draw and write from the JSON files that are there, measure nothing."""
+    peers: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """With peers: checkouts of the peers, DIR/NAME, where their addresses cannot be reached."""
+    minutes: float | None = None
+    """With peers and gpu: begin no row after that time (gpu: 7 if not given)."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="TAR")] = None
+    """With gpu: images to train on for a while (imagenet_sample.tar); without, random ones."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = field(default=None)
     """With all: where RESULTS.md and results/ go (default: this package; with --quick: build/benchmarks)."""
 
@@ -45,14 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, 1 for data or files that cannot be used, 2 for an unknown name or option."""
     options = tyro.cli(Options, prog="python -m benchmarks", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    if options.name not in (*NAMES, "all"):
-        print(f"error: NAME must be one of {', '.join(NAMES)} or all, got {options.name!r}", file=sys.stderr)
+    if options.name not in (*NAMES, *ALONE, "all"):
+        print(f"error: NAME must be one of {', '.join((*NAMES, *ALONE))} or all, got {options.name!r}", file=sys.stderr)
         return 2
     try:
         if options.name == "all":
             _all(options, console)
         else:
-            _one(load(options.name), options.quick, options.json, console)
+            module = load(options.name)
+            told = {
+                "peers": {"peers": options.peers, "minutes": options.minutes},
+                "gpu": {"data": options.data, "minutes": options.minutes or 7.0},
+            }.get(options.name, {})
+            _one(module, options.quick, options.json, console, **told)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -64,10 +77,10 @@ def load(name: str) -> Benchmark:
     return importlib.import_module(f"benchmarks.{name}")  # type: ignore[return-value]
 
 
-def _one(module: Benchmark, quick: bool, path: Path | None, console: Console) -> None:
-    """Measure, show, and write if a path is given."""
+def _one(module: Benchmark, quick: bool, path: Path | None, console: Console, **told: Any) -> None:
+    """Measure, show, and write if a path is given; `told` is what one benchmark alone is told."""
     on, start = machine.describe(), time.perf_counter()
-    rows = module.run(quick)
+    rows = module.run(quick, **told)
     content = report.result(module, rows, quick, on, time.perf_counter() - start)
     if path:
         report.write_json(content, path)
@@ -76,7 +89,11 @@ def _one(module: Benchmark, quick: bool, path: Path | None, console: Console) ->
         console.print(report.rich_targets(found))
     if path:
         module.draw(rows, path.with_suffix(".png"))
-        console.print(f"in {path} and {path.with_suffix('.png').name}", highlight=False)
+        names = [path.with_suffix(".png").name]
+        if module.NAME in ALONE:
+            path.with_suffix(".md").write_text(report.page([module], {module.NAME: content}, "."))
+            names.append(path.with_suffix(".md").name)
+        console.print(f"in {path}, {' and '.join(names)}", highlight=False)
 
 
 def _all(options: Options, console: Console) -> None:

@@ -18,7 +18,7 @@ class Benchmark(Protocol):
     NAME: str
     COLUMNS: tuple[str, ...]
 
-    def run(self, quick: bool) -> list[Row]:
+    def run(self, quick: bool, **told: Any) -> list[Row]:
         """Measure."""
 
     def draw(self, rows: list[Row], path: Path) -> None:
