@@ -223,7 +223,7 @@ def draw(rows: list[Row], path: Path) -> None:
             line = find(rows, network=kind, name=name, precision="bfloat16")
             options = {"color": colour, "linestyle": "--", "label": label or "one sweep, bfloat16"}
             worst.plot([row["blocks"] for row in line], [1 - row["worst_layer_cosine"] for row in line], **options)
-        compile_.set(xscale="log", yscale="log")
+        compile_.set(xscale="log", ylim=(0, None))
         flops.set(xscale="log", ylim=(0, None))
         worst.set(xscale="log", yscale="log")
         dress(compile_, f"{kind}: compile seconds", "blocks", "seconds")

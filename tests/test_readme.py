@@ -15,6 +15,7 @@ import pytest
 
 import epjax
 from benchmarks import zoo
+from benchmarks.rows import find
 from epjax import models
 from epjax.recipes import imagenet_vgg10
 from experiments.figures import front
@@ -130,6 +131,37 @@ def test_what_the_guard_does_is_quoted_as_it_was_measured():
     limit = told(method=guard.BACKPROPAGATION)
     assert f"{large[0]} without the guard and of {large[1]} with it, where backpropagation ends at {limit}" in page
     assert f"the errors are {small[0]} and {small[1]}" in page
+
+
+def test_depth_is_quoted_as_it_was_measured():
+    """The numbers of docs/results.md, from the rows of two benchmarks."""
+    page = " ".join(PAGES[Path("docs/results.md")].split())
+    rows = {
+        n: json.loads((ROOT / "benchmarks" / "results" / f"{n}.json").read_text())["rows"] for n in ("depth", "repeat")
+    }
+    plain = find(rows["depth"], name="sweep1/centered", layers_count=64)
+    large, small = (next(r for r in plain if r["beta"] == beta)["worst_layer_cosine"] for beta in (5e-4, 5e-6))
+    assert f"cosine is {large:.4f} by one sweep at beta 0.0005, and {small:.4f} at 5e-06" in page
+
+    def of(name, blocks=1024, precision="float32", network="muPC"):
+        (row,) = find(rows["repeat"], network=network, blocks=blocks, name=name, precision=precision, stacked=True)
+        return row
+
+    centered, random = of("sweep1/centered"), of("sweep1/random")
+    told = [f"{1 - r['worst_layer_cosine']:.0e}" for r in (centered, random)]
+    assert f"{told[0]} from a cosine of 1 by centered EP at {centered['flops_over_backprop']:.2f} F" in page
+    assert f"{told[1]} by one-sided EP at {random['flops_over_backprop']:.2f} F" in page
+    half = [1 - of(n, precision="bfloat16")["worst_layer_cosine"] for n in ("sweep1/centered", "backpropagation")]
+    assert "in bfloat16 {:.4f}, as far as backpropagation's own {:.4f}".format(*half) in page
+    seconds = [of("sweep1/centered", blocks)["compile_seconds"] for blocks in (1024, 16)]
+    assert "of 1,024 compiles in {:.2f} s where one of 16 takes {:.2f} s".format(*seconds) in page
+    blocks = [
+        of(n, network=k)["flops_over_backprop"] for n in ("sweep1/centered", "sweep1/random") for k in ("MLP", "conv")
+    ]
+    assert "{:.1f} to {:.1f} F and {:.1f} F".format(*blocks) in page
+    convolutions = find(rows["repeat"], network="conv", name="sweep1/centered", stacked=True, precision="float32")
+    memory = max(r["memory_over_backprop"] for r in convolutions)
+    assert f"up to {memory:.1f} times backpropagation's memory" in page
 
 
 def test_the_systems_are_quoted_as_they_were_measured():
