@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import json
 import re
+from math import floor
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,38 @@ def test_what_the_guard_does_is_quoted_as_it_was_measured():
     limit = told(method=guard.BACKPROPAGATION)
     assert f"{large[0]} without the guard and of {large[1]} with it, where backpropagation ends at {limit}" in page
     assert f"the errors are {small[0]} and {small[1]}" in page
+
+
+PEERS = (
+    ("epjax", "random", "epjax, one-sided, one sweep"),
+    ("epjax", "centered", "epjax, centered, one sweep"),
+    ("epjax", "even/odd", "epjax, even/odd, K = L"),
+    ("Dual Propagation", "Lagrangian", "Dual Propagation"),
+    ("FabricPC", "ePC", "FabricPC, ePC"),
+    ("jpc", "ePC", "jpc, ePC"),
+    ("jpc", "state PC", "jpc, state PC"),
+    ("pcx", "PC", "pcx, PC"),
+    ("error_based_PC", "ePC", "error_based_PC, ePC"),
+)
+
+
+def test_peers_are_quoted_as_they_were_measured():
+    """Every row of docs/results.md's table, and that a network a peer cannot express is a dash with a reason."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())["rows"]
+    networks, page = list(dict.fromkeys(r["network"] for r in rows)), PAGES[Path("docs/results.md")]
+    assert f"| | {' | '.join(networks)} |" in page
+    shown = 0
+    for peer, begins, name in PEERS:
+        cells = []
+        for network in networks:
+            found = [r for r in find(rows, network=network, peer=peer) if r["why"] or r["method"].startswith(begins)]
+            (row,) = found
+            shown += row["why"] is None
+            quantities = ("flops_over_backprop", "seconds_over_backprop", "worst_layer_cosine")
+            flops, seconds, worst = (row[name] for name in quantities)
+            cells.append("-" if row["why"] else f"{flops:.2f} / {seconds:.1f} / {floor(1e4 * worst) / 1e4:.4f}")
+        assert f"| {name} {row['version']} | {' | '.join(cells)} |" in page
+    assert shown == len(find(rows, why=None))
 
 
 def test_depth_is_quoted_as_it_was_measured():
