@@ -11,6 +11,7 @@ import json
 import re
 from math import floor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -18,6 +19,7 @@ import epjax
 from benchmarks import zoo
 from benchmarks.rows import find
 from epjax import models
+from epjax.diagnosis.report import Verdict
 from epjax.recipes import imagenet_vgg10
 from experiments.figures import front
 from experiments.reproduce.figure import errors, mean_spread
@@ -118,6 +120,22 @@ def test_the_runs_at_the_edge_of_stability_are_counted():
     safe = [json.loads(p.read_text()) for p in (ROOT / "experiments/results/defaults").glob("*rate_0.02*.json")]
     assert not any(map(defaults.is_dead, safe))
     assert f"none of {len(safe)} did" in " ".join(PAGES[Path("docs/training.md")].split())
+
+
+def test_a_diagnosis_is_shown_as_it_is_printed(capsys):
+    """The example of docs/training.md prints what stands below it, but for rounding; every verdict has its line."""
+    page = PAGES[Path("docs/training.md")]
+    (code, shown), *_ = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/training.md", "exec"), {})
+    printed = capsys.readouterr().out
+    for found, expected in zip(printed.split(), shown.split(), strict=True):
+        digits = [re.sub(r"[^\d.e+-]", "", word) for word in (found, expected)]
+        try:
+            assert abs(float(digits[0]) - float(digits[1])) < 0.02 * abs(float(digits[1])) + 0.02
+        except ValueError:
+            assert found == expected
+    table = page.partition("| verdict |")[2].partition("\n\n")[0]
+    assert all(verdict in table for verdict in get_args(Verdict))
 
 
 def test_what_the_guard_does_is_quoted_as_it_was_measured():
