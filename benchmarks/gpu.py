@@ -2,7 +2,7 @@
 
     python -m benchmarks gpu --json FILE [--data imagenet_sample.tar]
 
-in under eight minutes on one device: images a second by EP (one-sided and centered, one sweep) and backpropagation, in
+meant for eight minutes on one device: images a second by EP (one-sided and centered, one sweep) and backpropagation, in
 tf32, bfloat16 and float32, seconds over backpropagation's in turn, temporaries as XLA has assigned them, the peak that
 the device tells of the process so far, and the roofline of `epjax plan` for the same program. Steps see random images;
 the training reads `--data` where it is given, else one batch of random images again and again. A row is not begun when

@@ -1,11 +1,13 @@
 """Peers measured beside epjax: predictive coding's and Dual Propagation's own code on the same work.
 
 Each peer runs in its own environment, made by the command from one table (`benchmarks/peers/table.py`), through a short
-adapter that calls its recommended step: the same float32 weights, images and mean cross-entropy, one run, one machine.
+adapter that calls its own step: the same float32 weights, images and mean cross-entropy, one run, one machine.
 FLOPs, temporaries and seconds are multiples of plain jax backpropagation of the same network in the same process and
 version of jax; seconds are medians of runs in turn. FLOPs are XLA's, loops counted as often as they run. Cosines are
 with `jax.grad` at initialisation, of the whole gradient and of the worst layer. A peer that cannot be had, or cannot
-express a network, is a row that says why. Settings are those of each peer's own examples; none was tuned here.
+express a network, is a row that says why. None was tuned here: settings are those of each peer's own examples, but for
+FabricPC (the defaults of its class) and Dual Propagation (one pass down at beta 1, our choice: its scripts make 8 to 16
+of another kind). error_based_PC is held against torch's backpropagation, its FLOPs are those of products.
 
 `--peers DIR` takes checkouts DIR/NAME (a space is an underscore) where a machine cannot reach their addresses.
 With --quick nothing is installed.

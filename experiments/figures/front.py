@@ -38,7 +38,7 @@ PEERS = {
     ("epjax", "random"): "EP, one-sided",
     ("epjax", "centered"): "EP, centered",
     ("epjax", "even/odd"): "EP as published,\neven/odd iterations",
-    ("Dual Propagation", ""): "Dual Propagation",
+    ("Dual Propagation", ""): "Dual Propagation, one pass",
     ("FabricPC", ""): "FabricPC",
     ("jpc", "ePC"): "jpc, ePC",
     ("pcx", ""): "pcx",
@@ -108,7 +108,8 @@ def _cut(cosine: float) -> str:
 
 def main(out: Path = OUT) -> None:
     """Draw it."""
-    what = "left: VGG5 of width 1/16, cross-entropy, three epochs; right: VGG5 of width 1/4, counted by XLA"
+    left = "left: VGG5 of width 1/16, cross-entropy, three epochs"
+    what = f"{left}; right: VGG5 of width 1/4, peers' settings in docs/results.md"
     figure, axes = canvas(
         "Equilibrium propagation, as good as backpropagation and nearly as cheap", what, (1, 2), (11, 4)
     )
