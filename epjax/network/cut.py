@@ -18,7 +18,16 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from epjax.network.activation import Activation, identity
 from epjax.network.clips import after, clip_of
 from epjax.network.kinks import alone
-from epjax.network.marks import called, checkpoint_of, is_mark, is_marked_scan, is_of_module, refuse_impure, rewritten
+from epjax.network.marks import (
+    called,
+    checkpoint_of,
+    is_mark,
+    is_marked_scan,
+    is_of_module,
+    layout,
+    refuse_impure,
+    rewritten,
+)
 from epjax.network.modules import Refused
 
 SHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "transpose", "rev"})
@@ -184,7 +193,7 @@ def _piece(program: ClosedJaxpr, equations: list[JaxprEqn], ends: list[Any], k: 
 
 def _run(program: ClosedJaxpr, equations: list[JaxprEqn], below: list[Any], scan: JaxprEqn) -> Run:
     *parameters, x = program.jaxpr.invars
-    body, n = scan.params["jaxpr"], scan.params["num_consts"]
+    body, (n, _) = scan.params["jaxpr"], layout(scan)
     known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     consts = [v.val if isinstance(v, Literal) else known[v] for v in scan.invars[:n]]
     closed, h, rows = body.jaxpr.invars[:n], body.jaxpr.invars[n], body.jaxpr.invars[n + 1 :]

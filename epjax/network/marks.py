@@ -110,6 +110,14 @@ def is_marked_scan(equation: JaxprEqn) -> bool:
     return is_scan and holds_marks(equation.params["jaxpr"].jaxpr)
 
 
+def layout(scan: JaxprEqn) -> tuple[int, int]:
+    """How many of a scan's arguments are constants, and how many its carry; jax 0.12 says it in another way."""
+    if "ft_in" in scan.params:
+        consts, carry, _ = scan.params["ft_in"].unpack()
+        return len(list(consts.vals)), len(list(carry.vals))
+    return scan.params["num_consts"], scan.params["num_carry"]
+
+
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 """Calls that say nothing of how they are to be evaluated."""
 PLACES = {

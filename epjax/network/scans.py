@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 
 from epjax.network.cut import before, moves, part, rectified, unmoved
-from epjax.network.marks import checkpoint_of, evaluate, is_mark, is_marked_scan, is_of_module, rewritten
+from epjax.network.marks import checkpoint_of, evaluate, is_mark, is_marked_scan, is_of_module, layout, rewritten
 from epjax.network.products import FIXED, STATE, WEIGHT
 
 
@@ -40,7 +40,7 @@ class Steps:
 
     def parted(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """Constants, carry, and what it goes over, from the first step to the last."""
-        consts, carry = self.equation.params["num_consts"], self.equation.params["num_carry"]
+        consts, carry = layout(self.equation)
         return list(values[:consts]), list(values[consts : consts + carry]), list(values[consts + carry :])
 
     def in_order(self, values: Sequence[Any], i: int) -> list[Any]:
