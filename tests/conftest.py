@@ -35,6 +35,13 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture
+def wide(x64: None) -> Iterator[None]:
+    """float64, under the promotion that models are written for."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
 def signals_heard() -> Iterator[None]:
     """Signals as at a terminal, for the test and what it starts.
 

@@ -26,13 +26,6 @@ CE = epjax.cost.cross_entropy
 Y = jnp.array([0, 1, 2, 1])
 
 
-@pytest.fixture
-def wide(x64):
-    """float64, under the promotion that models are written for."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
 

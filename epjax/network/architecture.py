@@ -211,12 +211,12 @@ class Network:
         """Indices as whole floating numbers, where the network takes indices; else x itself."""
         if self.indices is None or not hasattr(x, "dtype"):
             return x
-        if jnp.issubdtype(x.dtype, jnp.inexact):
-            if is_known(x) and not np.all(np.asarray(x) == np.round(np.asarray(x))):
-                raise ValueError(f"x must hold indices, whole numbers, got {x.dtype} with fractions")
-            check_indices(x, number_of_indices(self.layers[0].function))
-            return x
+        floating = jnp.issubdtype(x.dtype, jnp.inexact)
+        if floating and is_known(x) and not np.all(np.asarray(x) == np.round(np.asarray(x))):
+            raise ValueError(f"x must hold indices, whole numbers, got {x.dtype} with fractions")
         check_indices(x, number_of_indices(self.layers[0].function))
+        if floating:
+            return x
         dtype = wide(params)
         largest = 2 ** (jnp.finfo(dtype).nmant + 1)
         if is_known(x) and x.size and max(abs(int(np.max(x))), abs(int(np.min(x)))) > largest:

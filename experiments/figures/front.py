@@ -26,13 +26,6 @@ DATA = {
     "cifar10": "CIFAR-10",
     "tiny_imagenet_20": "Tiny ImageNet,\n20 classes",
 }
-BARS = {
-    "sweep1/random": "EP, one-sided",
-    "sweep1/centered/shared signals": "EP, centered,\none pass of signals",
-    "sweep1/centered": "EP, centered",
-    "async10/centered/all layers": "EP as published,\n10 even/odd iterations",
-}
-"""Rows of VGG10 at 224x224, batch 4, float32, and their names here: what the README's first sentence says."""
 NETWORK = "VGG5 x 1/4"
 PEERS = {
     ("epjax", "random"): "EP, one-sided",
@@ -45,14 +38,6 @@ PEERS = {
     ("error_based_PC", ""): "error_based_PC",
 }
 """Peer and how its method begins, and their names here."""
-
-
-def costs() -> dict[str, float]:
-    """FLOPs of a gradient over those of backpropagation, by the name of the row."""
-    rows = json.loads((ROOT / "benchmarks" / "results" / "cost.json").read_text())["rows"]
-    size = {"network": "VGG10", "image_size": 224, "batch_size": 4, "precision": "float32"}
-    found = [row for row in rows if all(row[name] == value for name, value in size.items())]
-    return {row["name"]: row["flops_over_backprop"] for row in found if row["name"] in BARS}
 
 
 def parity(axis: Axes) -> None:

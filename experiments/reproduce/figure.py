@@ -120,6 +120,13 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return mean, float(t.ppf(0.975, n - 1)) * spread / sqrt(n) if n > 1 else 0.0
 
 
+def gap(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Mean of the differences, seed by seed, and half of its 95% interval; NaN where a seed is missing."""
+    if not ours or len(ours) != len(theirs):
+        return float("nan"), float("nan")
+    return interval([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
 def written(value: float | None) -> str:
     """An error for a table."""
     return "diverged" if value is None else f"{value:.1f}"

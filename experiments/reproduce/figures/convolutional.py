@@ -14,7 +14,7 @@ from epjax.recipes import hopfield, perceptron
 from experiments.reproduce.cell import Cell, Result
 from experiments.reproduce.commands import Command, command
 from experiments.reproduce.draw import canvas, differences, label, lines, save
-from experiments.reproduce.figure import Finding, errors, interval, judged, mean_spread
+from experiments.reproduce.figure import Finding, errors, gap, judged, mean_spread
 
 NAME = "convolutional"
 TITLE = "A convolutional Hopfield network on CIFAR-10"
@@ -46,17 +46,15 @@ def cells(quick: bool) -> list[Cell]:
     return [cell(method, seed, quick) for seed in (SEEDS[:1] if quick else SEEDS) for method in METHODS]
 
 
-def gap(results: Sequence[Result], ours: str, theirs: str) -> tuple[float, float]:
-    """Mean of the paired differences, and half of its 95% interval; NaN where a seed is missing."""
-    a, b = errors(results, method=ours), errors(results, method=theirs)
-    if not a or len(a) != len(b):
-        return float("nan"), float("nan")
-    return interval([x - y for x, y in zip(a, b, strict=True)])
+def losses(results: Sequence[Result]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """EP minus the exact gradient, and that minus the feedforward network: means, halves of their 95% intervals."""
+    ep, exact, feedforward = (errors(results, method=m) for m in METHODS)
+    return gap(ep, exact), gap(exact, feedforward)
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """Left: a curve a seed. Right: what EP loses to the exact gradient, and that to the feedforward network."""
-    mine, its = gap(results, EP, EXACT), gap(results, EXACT, FEEDFORWARD)
+    mine, its = losses(results)
     title = "EP loses {:+.1f} ± {:.1f} points to the exact gradient, the system {:+.1f} ± {:.1f}".format(*mine, *its)
     what = f"16-32-64 channels, max-pooling, dense output; {IMAGES:,} images of CIFAR-10, four epochs, three seeds"
     figure, axes = canvas(title, f"{what}; 95% intervals", (1, 2), (11, 4.4))
@@ -74,7 +72,7 @@ def findings(results: Sequence[Result]) -> list[Finding]:
     if len(means) < len(METHODS):
         return []
     told = "; ".join("{}: {:.1f} ± {:.1f}".format(m, *means[m]) for m in METHODS)
-    mine, its = gap(results, EP, EXACT), gap(results, EXACT, FEEDFORWARD)
+    mine, its = losses(results)
     return [
         Finding(
             "EP trains a convolutional Hopfield network as its exact gradient does (ours)",

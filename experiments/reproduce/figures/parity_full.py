@@ -11,14 +11,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
-import numpy as np
-
 from epjax.runs.config import Gradient, Optimiser
-from epjax.runs.plots import dress
+from epjax.runs.plots import dress, seeds
+from epjax.runs.records import Run
+from epjax.runs.seeds import Group
 from epjax.style import looks
 from experiments.reproduce.cell import Cell, Images, Net, Result, training
 from experiments.reproduce.draw import canvas, differences, label, save
-from experiments.reproduce.figure import Finding, errors, interval, judged, mean_spread, pick, size
+from experiments.reproduce.figure import Finding, errors, gap, judged, mean_spread, pick, size
 
 NAME = "parity-full"
 TITLE = "Parity to the end of the schedule: EP beside backpropagation"
@@ -84,12 +84,9 @@ def cells(quick: bool) -> list[Cell]:
     ]
 
 
-def gap(results: Sequence[Result], dataset: str, method: str) -> tuple[float, float]:
-    """Mean of EP minus backpropagation, seed by seed, and half of its 95% interval; NaN where a seed is missing."""
-    ours, theirs = (errors(results, dataset=dataset, method=m) for m in (method, BACKPROPAGATION))
-    if not ours or len(ours) != len(theirs):
-        return float("nan"), float("nan")
-    return interval(np.subtract(ours, theirs).tolist())
+def gap_of(results: Sequence[Result], dataset: str, method: str) -> tuple[float, float]:
+    """EP minus backpropagation: mean, and half of its 95% interval."""
+    return gap(*(errors(results, dataset=dataset, method=m) for m in (method, BACKPROPAGATION)))
 
 
 def generalisation(result: Result) -> float:
@@ -107,7 +104,7 @@ def compared() -> list[tuple[str, str]]:
 def draw(results: Sequence[Result], path: Path) -> None:
     """Error against epochs with the spread over seeds, a panel a data set; then the gaps at the end."""
     words = ", ".join(
-        "{} {:+.1f} ± {:.1f}".format(SETTINGS[d].kind.upper(), *gap(results, d, DEFAULT)) for d in SETTINGS
+        "{} {:+.1f} ± {:.1f}".format(SETTINGS[d].kind.upper(), *gap_of(results, d, DEFAULT)) for d in SETTINGS
     )
     how = "centered EP, one sweep, carried errors; the title is for beta 5e-4, with 95% intervals"
     figure, axes = canvas(
@@ -115,14 +112,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
     )
     for axis, (dataset, setting) in zip(axes[0], SETTINGS.items(), strict=False):
         for method, look in zip(setting.methods, looks(setting.methods), strict=True):
-            runs = [r for r in pick(results, dataset=dataset, method=method) if not r["diverged"]]
-            if not runs:
-                continue
-            curves = np.array([[line["val_top1_error"] for line in r["evaluations"]] for r in runs])
-            epochs, centre = [line["epoch"] for line in runs[0]["evaluations"]], curves.mean(axis=0)
-            spread = curves.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros_like(centre)
-            axis.plot(epochs, centre, **look.of_line(), linewidth=1.6, label=method)
-            axis.fill_between(epochs, centre - spread, centre + spread, color=look.colour, alpha=0.15, linewidth=0)
+            alive = [r for r in pick(results, dataset=dataset, method=method) if not r["diverged"]]
+            runs = tuple(Run(path, r["config"], r["evaluations"], {}, {}) for r in alive)
+            if runs:
+                seeds(axis, Group(runs, method), "epoch", "val_top1_error", look, label=method)
         dress(axis)
         axis.legend(frameon=False, fontsize=8)
         label(axis, setting.title, "epoch", "validation top-1 error (%)" if axis is axes[0, 0] else "")
@@ -143,7 +136,7 @@ def findings(results: Sequence[Result]) -> list[Finding]:
         alive = {m: [r for r in rs if not r["diverged"]] for m, rs in runs.items()}
         if not all(alive.values()):
             continue
-        middle, half = gap(results, dataset, method)
+        middle, half = gap_of(results, dataset, method)
         told = "; ".join(
             "{}: {:.1f} ± {:.1f}, validation minus training cost {:+.2f}, {:.0f} minutes a run".format(
                 m,
