@@ -84,7 +84,9 @@ def _one(module: Benchmark, quick: bool, path: Path | None, console: Console, **
     content = report.result(module, rows, quick, on, time.perf_counter() - start)
     if path:
         report.write_json(content, path)
-    console.print(report.rich_table(module.NAME, module.COLUMNS, rows))
+    for table in report.tables(module, rows):
+        title = ": ".join(filter(None, (module.NAME, table.caption)))
+        console.print(report.rich_table(title, table.columns, table.rows))
     if found := report.targets(module, rows):
         console.print(report.rich_targets(found))
     if path:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import epjax
-from benchmarks.draw import GOLD, GREEN, GREY, INK, RED, dress, figure, save
+from benchmarks.draw import GOLD, GREEN, GREY, INK, VIOLET, dress, figure, save
 from benchmarks.measure import Program, Times, compile_program, paired_times, shapes, total_flops
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
@@ -210,7 +210,7 @@ def draw(rows: list[Row], path: Path) -> None:
     )
     ax = axes[0, 0]
     names = [in_words(row["name"]) for row in rows]
-    for i, (quantity, colour) in enumerate((("flops", RED), ("seconds", GOLD), ("memory", GREEN))):
+    for i, (quantity, colour) in enumerate((("flops", VIOLET), ("seconds", GOLD), ("memory", GREEN))):
         values = [row[f"{quantity}_over_backprop"] for row in rows]
         label = {"flops": "FLOPs", "seconds": "seconds", "memory": "peak memory"}[quantity]
         places = [k + 0.27 * (i - 1) for k in range(len(rows))]

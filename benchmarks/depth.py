@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from benchmarks.draw import BLUE, GOLD, GREEN, GREY, RED, VIOLET, dress, figure, save, ticks
+from benchmarks.draw import CENTERED, EVEN_ODD, GOLD, GREY, LIGHT, ONE_SIDED, VIOLET, dress, figure, save, ticks
 from benchmarks.fidelity import compare
 from benchmarks.measure import compile_program, paired_times, shapes, total_flops
 from benchmarks.methods import Method, backprop
@@ -162,10 +162,10 @@ def draw(rows: list[Row], path: Path) -> None:
     fig, axes = figure(finding(rows), what, (1, 3 if exact else 2), (14.0, 4.8))
     cost, fidelity = axes[0, :2]
     for name, beta, label, colour in (
-        ("sweep1/centered", BETA, "one sweep, centered", RED),
-        ("sweep1/centered", SMALL_BETA, f"one sweep, centered, beta {SMALL_BETA:g}", GOLD),
-        ("sweep1/random", BETA, "one sweep, random sign", GREEN),
-        ("async", BETA, "even/odd, K = L, centered", BLUE),
+        ("sweep1/centered", BETA, "one sweep, centered", CENTERED),
+        ("sweep1/centered", SMALL_BETA, f"one sweep, centered, beta {SMALL_BETA:g}", LIGHT),
+        ("sweep1/random", BETA, "one sweep, random sign", ONE_SIDED),
+        ("async", BETA, "even/odd, K = L, centered", EVEN_ODD),
     ):
         line = [row for row in find(rows, precision="float32", beta=beta) if row["name"].startswith(name)]
         if line:

@@ -12,8 +12,11 @@ from benchmarks.rows import text
 from epjax import style
 from epjax.style import GOLD, GREEN, GREY, INK, VIOLET
 
-RED, BLUE = style.EP, style.BACKPROPAGATION
-COLOURS = (RED, BLUE, GOLD, GREEN, VIOLET, GREY)
+BACKPROPAGATION = style.BACKPROPAGATION
+CENTERED, EVEN_ODD, LIGHT, FORWARD, ONE_SIDED = style.SHADES
+"""Kinds of equilibrium propagation; LIGHT is a second line of one of them."""
+COLOURS = (GREEN, GOLD, VIOLET, GREY)
+"""Of what is no algorithm."""
 
 
 def figure(title: str, subtitle: str, panels: tuple[int, int] = (1, 1), size: tuple[float, float] = (9.6, 4.4)) -> Any:

@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 import epjax
-from benchmarks.draw import BLUE, RED, dress, figure, save
+from benchmarks.draw import CENTERED, EVEN_ODD, dress, figure, save
 from benchmarks.methods import Method
 from benchmarks.progress import told
 from benchmarks.rows import Row, Table, Target, at_most, find, text
@@ -201,7 +201,7 @@ def draw(rows: list[Row], path: Path) -> None:
         (max(9.6, 4.0 * len(cases)), 7.2),
     )
     for (state, beta), (energy, residual) in zip(cases, axes.T, strict=True):
-        for traversal, colour, label in (("async", RED, "even/odd"), ("sweep", BLUE, "sweeps")):
+        for traversal, colour, label in (("async", EVEN_ODD, "even/odd"), ("sweep", CENTERED, "sweeps")):
             lines = find(rows, state=state, beta=beta, traversal=traversal)
             for update, sign, style in STYLES:
                 _draw_energy(

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import epjax
-from benchmarks.draw import BLUE, GREEN, RED, dress, figure, save
+from benchmarks.draw import BACKPROPAGATION, CENTERED, ONE_SIDED, dress, figure, save
 from benchmarks.measure import Program, compile_program, paired_times
 from benchmarks.methods import Method, at_precision, backprop
 from benchmarks.progress import told
@@ -209,7 +209,9 @@ def draw(rows: list[Row], path: Path) -> None:
     groups = list(dict.fromkeys((row["network"], row["precision"]) for row in there))
     what = f"gradient steps, {rows[0]['device']}, jax {jax.__version__}, epjax {epjax.__version__}"
     fig, axes = figure("Images a second by EP and by backpropagation", what, (1, 1), (9.6, 4.4))
-    for i, (name, colour) in enumerate(zip([*METHODS, "backpropagation"], (GREEN, RED, BLUE), strict=True)):
+    for i, (name, colour) in enumerate(
+        zip([*METHODS, "backpropagation"], (ONE_SIDED, CENTERED, BACKPROPAGATION), strict=True)
+    ):
         line = find(there, name=name)
         at = [groups.index((row["network"], row["precision"])) + 0.25 * (i - 1) for row in line]
         axes[0, 0].bar(at, [row["images_per_second"] for row in line], width=0.22, color=colour, label=name)

@@ -22,7 +22,7 @@ from jax import Array
 from matplotlib.axes import Axes
 
 import epjax
-from benchmarks.draw import BLUE, GOLD, GREEN, GREY, RED, VIOLET, dress, figure, save, ticks
+from benchmarks.draw import CENTERED, EVEN_ODD, FORWARD, GREY, ONE_SIDED, VIOLET, dress, figure, save, ticks
 from benchmarks.fidelity import average, compare
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
@@ -251,13 +251,13 @@ def _by_layer(rows: list[Row]) -> list[Table]:
 
 
 LINES = (
-    ("sweep1/centered", "one sweep, centered", RED, "-"),
-    ("sweep1/forward", "one sweep, forward", GOLD, "-"),
-    ("sweep1/random", "one sweep, random", GREEN, "-"),
-    ("async10/centered", "10 even/odd iterations, centered", BLUE, "-"),
-    ("sweep1/centered/recomputed", "one sweep, centered, recomputed errors", RED, ":"),
-    ("sweep1/forward/recomputed", "one sweep, forward, recomputed errors", GOLD, ":"),
-    ("async10/centered/recomputed", "10 even/odd, centered, recomputed errors", BLUE, ":"),
+    ("sweep1/centered", "one sweep, centered", CENTERED, "-"),
+    ("sweep1/forward", "one sweep, forward", FORWARD, "-"),
+    ("sweep1/random", "one sweep, random", ONE_SIDED, "-"),
+    ("async10/centered", "10 even/odd iterations, centered", EVEN_ODD, "-"),
+    ("sweep1/centered/recomputed", "one sweep, centered, recomputed errors", CENTERED, ":"),
+    ("sweep1/forward/recomputed", "one sweep, forward, recomputed errors", FORWARD, ":"),
+    ("async10/centered/recomputed", "10 even/odd, centered, recomputed errors", EVEN_ODD, ":"),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.draw import GREEN, GREY, RED, dress, figure, save, ticks
+from benchmarks.draw import BACKPROPAGATION, CENTERED, ONE_SIDED, dress, figure, save, ticks
 from benchmarks.fidelity import compare
 from benchmarks.loops import by_layer, flops_of
 from benchmarks.measure import compile_program
@@ -147,13 +147,16 @@ def draw(rows: list[Row], path: Path) -> None:
     fig, axes = figure(title, what, (2, 3), (13.0, 7.0))
     for k, quantity in enumerate(("depth", "features", "context")):
         others = {name: getattr(base, name) for name in ("depth", "features", "context") if name != quantity}
-        for method, label, colour in zip(METHODS, ("centered", "one-sided"), (RED, GREEN), strict=True):
+        for method, label, colour in zip(METHODS, ("centered", "one-sided"), (CENTERED, ONE_SIDED), strict=True):
             line = find(single, name=method.name, **others)
             at = [row[quantity] for row in line]
             look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3.5, "label": label}
             axes[0, k].plot(at, [row["flops_over_backprop"] for row in line], **look)
             axes[1, k].plot(at, [max(1 - row["worst_layer_cosine"], 1e-16) for row in line], **look)
-        for name, label, colour in (("backpropagation", "backpropagation, bfloat16", GREY), (METHODS[0].name, "", RED)):
+        for name, label, colour in (
+            ("backpropagation", "backpropagation, bfloat16", BACKPROPAGATION),
+            (METHODS[0].name, "", CENTERED),
+        ):
             line = find(rows, name=name, precision="bfloat16", **others)
             options: dict[str, Any] = {"color": colour, "linestyle": "--", "label": label or "centered, bfloat16"}
             axes[1, k].plot([r[quantity] for r in line], [1 - r["worst_layer_cosine"] for r in line], **options)

@@ -142,7 +142,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _bars(axes: Any, rows: list[Row], name: str, title: str, unit: str) -> None:
-    bars = axes.barh([row[name] for row in rows], [row["value"] for row in rows], 0.6, color=look.BLUE)
+    bars = axes.barh([row[name] for row in rows], [row["value"] for row in rows], 0.6, color=look.GREEN)
     axes.bar_label(bars, fmt="{:,.3g}", padding=3, fontsize=7, color=look.INK)
     axes.margins(x=0.15)
     axes.invert_yaxis()

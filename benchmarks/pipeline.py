@@ -363,7 +363,7 @@ def _draw_stages(axes: Any, rows: list[Row]) -> None:
 
 def _draw_batches(axes: Any, rows: list[Row]) -> None:
     kept = [row for row in rows if row["measure"] in ("batch", "transfer")]
-    bars = axes.barh([_label(row) for row in kept], [row["value"] for row in kept], 0.6, color=look.BLUE)
+    bars = axes.barh([_label(row) for row in kept], [row["value"] for row in kept], 0.6, color=look.GREEN)
     axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=7, color=look.INK)
     axes.margins(x=0.15)
     axes.invert_yaxis()

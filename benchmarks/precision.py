@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import epjax
-from benchmarks.draw import BLUE, GOLD, RED, dress, figure, save, ticks
+from benchmarks.draw import GOLD, GREEN, VIOLET, dress, figure, save, ticks
 from benchmarks.fidelity import compare
 from benchmarks.gradients import estimator
 from benchmarks.methods import Method, backprop
@@ -133,7 +133,7 @@ def draw(rows: list[Row], path: Path) -> None:
         (max(9.6, 3.9 * len(panels)), 4.8),
     )
     for ax, (state, scheme) in zip(axes[0], panels, strict=True):
-        for precision, colour in zip(PRECISIONS, (BLUE, GOLD, RED), strict=True):
+        for precision, colour in zip(PRECISIONS, (VIOLET, GOLD, GREEN), strict=True):
             for errors, style in (("carried", "-"), ("recomputed", ":")):
                 line = find(rows, state=state, scheme=scheme, precision=precision, errors=errors, traversal="sweep")
                 if line:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from benchmarks.draw import BLUE, GREEN, GREY, RED, dress, figure, save, ticks
+from benchmarks.draw import BACKPROPAGATION, CENTERED, LIGHT, ONE_SIDED, dress, figure, save, ticks
 from benchmarks.fidelity import compare
 from benchmarks.loops import by_layer, flops_of
 from benchmarks.measure import Program, compile_program, paired_times
@@ -203,11 +203,12 @@ def draw(rows: list[Row], path: Path) -> None:
     fig, axes = figure("Stacked blocks compile in the same time at any depth", what, (3, 3), (14.0, 12.6))
     for kind, (compile_, flops, worst) in zip(KINDS, axes, strict=True):
         for name, label, colour in (
-            ("backpropagation", "backpropagation", GREY),
-            (METHODS[0].name, "one sweep, centered", RED),
-            (METHODS[1].name, "one sweep, random sign", GREEN),
+            ("backpropagation", "backpropagation", BACKPROPAGATION),
+            (METHODS[0].name, "one sweep, centered", CENTERED),
+            (METHODS[1].name, "one sweep, random sign", ONE_SIDED),
         ):
-            for stacked, style in ((True, "-"), (False, ":")):
+            drawn = "--" if name == "backpropagation" else "-"
+            for stacked, style in ((True, drawn), (False, ":")):
                 line = find(rows, network=kind, name=name, precision="float32", stacked=stacked)
                 depths = [row["blocks"] for row in line]
                 options = {"color": colour, "linestyle": style, "marker": "o", "markersize": 3.5}
@@ -216,12 +217,12 @@ def draw(rows: list[Row], path: Path) -> None:
                 flops.plot(depths, [row["flops_over_backprop"] for row in line], **options)
                 if name != "backpropagation":
                     worst.plot(depths, [1 - row["worst_layer_cosine"] for row in line], **options)
-        for name, label, colour in (
-            ("backpropagation", "backpropagation, bfloat16", GREY),
-            (METHODS[0].name, "", BLUE),
+        for name, label, colour, style in (
+            ("backpropagation", "backpropagation, bfloat16", BACKPROPAGATION, "--"),
+            (METHODS[0].name, "one sweep, bfloat16", LIGHT, "-"),
         ):
             line = find(rows, network=kind, name=name, precision="bfloat16")
-            options = {"color": colour, "linestyle": "--", "label": label or "one sweep, bfloat16"}
+            options = {"color": colour, "linestyle": style, "label": label}
             worst.plot([row["blocks"] for row in line], [1 - row["worst_layer_cosine"] for row in line], **options)
         compile_.set(xscale="log", ylim=(0, None))
         flops.set(xscale="log", ylim=(0, None))

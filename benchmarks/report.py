@@ -62,10 +62,18 @@ def rich_table(title: str, columns: Sequence[str], rows: Sequence[Row]) -> RichT
     table.title_style, table.title_justify = "bold", "left"
     for name in differ:
         numeric = any(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(name.replace("_", "\n"), justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(
+            name.replace("_", "\n"), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(text(row.get(name)) for name in differ))
     return table
+
+
+def tables(module: Benchmark, rows: list[Row]) -> list[Table]:
+    """The module's, one for each of its questions; else one of all rows."""
+    found: list[Table] = module.tables(rows) if hasattr(module, "tables") else [Table("", module.COLUMNS, rows)]
+    return found
 
 
 def split(columns: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -112,13 +120,12 @@ def _targets(found: dict[str, list[Target]]) -> list[str]:
 
 def _section(module: Benchmark, content: dict[str, Any], folder: str) -> list[str]:
     rows, machine = content["rows"], content["machine"]
-    tables = module.tables(rows) if hasattr(module, "tables") else [Table("", module.COLUMNS, rows)]
     facts = {name: content[name] for name in ("data", "dtype", "repeats")}
     facts["measured in"] = f"{content['seconds']:.0f} s"
     lines = [f"## {module.NAME}", "", (module.__doc__ or "").strip(), ""]
     lines += [f"![{module.NAME}]({folder}/{module.NAME}.png)", ""]
     lines += ["- " + "; ".join(f"{name}: {value}" for name, value in {**facts, **machine}.items()), ""]
-    for table in tables:
+    for table in tables(module, rows):
         same, differ = split(table.columns, table.rows)
         header = tuple(name.replace("_", " ") for name in differ)
         body = [*markdown(header, [[text(row.get(name)) for name in differ] for row in table.rows]), ""]

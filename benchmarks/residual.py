@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from benchmarks.draw import BLUE, GOLD, GREEN, RED, dress, figure, save
+from benchmarks.draw import CENTERED, FORWARD, LIGHT, ONE_SIDED, dress, figure, save
 from benchmarks.fidelity import compare
 from benchmarks.measure import compile_program
 from benchmarks.methods import Method, backprop
@@ -144,12 +144,12 @@ def draw(rows: list[Row], path: Path) -> None:
     fig, axes = figure(title, what, (1, 2), (10.4, 4.6))
     fidelity, cost = axes[0]
     for ax, offset, line, name, label, colour in (
-        (fidelity, -0.3, centered, "cosine", "centered, whole gradient", BLUE),
-        (fidelity, -0.1, centered, "worst_layer_cosine", "centered, worst layer", RED),
-        (fidelity, 0.1, forward, "cosine", "one-sided, whole gradient", GOLD),
-        (fidelity, 0.3, forward, "worst_layer_cosine", "one-sided, worst layer", GREEN),
-        (cost, -0.1, centered, "flops_over_backprop", "centered", BLUE),
-        (cost, 0.1, forward, "flops_over_backprop", "one-sided", GOLD),
+        (fidelity, -0.3, centered, "cosine", "centered, whole gradient", LIGHT),
+        (fidelity, -0.1, centered, "worst_layer_cosine", "centered, worst layer", CENTERED),
+        (fidelity, 0.1, forward, "cosine", "one-sided, whole gradient", FORWARD),
+        (fidelity, 0.3, forward, "worst_layer_cosine", "one-sided, worst layer", ONE_SIDED),
+        (cost, -0.1, centered, "flops_over_backprop", "centered", CENTERED),
+        (cost, 0.1, forward, "flops_over_backprop", "one-sided", ONE_SIDED),
     ):
         values = [1 - row[name] if "cosine" in name else row[name] for row in line]
         ax.bar([i + offset for i in range(len(names))], values, width=0.18, color=colour, label=label)

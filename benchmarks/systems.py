@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 
 import epjax
-from benchmarks.draw import BLUE, GOLD, RED, dress, figure, save
+from benchmarks.draw import CENTERED, GREY, ONE_SIDED, dress, figure, save
 from benchmarks.fidelity import compare
 from benchmarks.measure import compile_program
 from benchmarks.progress import told
@@ -417,10 +417,10 @@ def draw(rows: list[Row], path: Path) -> None:
         title, "one-sided EP beside the exact gradient in float64", (1, len(shown)), (3.2 * len(shown), 3.6)
     )
     looks = {
-        ("carried", "float32"): (BLUE, "-"),
-        ("carried", "bfloat16"): (GOLD, "-"),
-        ("recomputed", "float32"): (RED, "--"),
-        ("recomputed", "bfloat16"): (RED, ":"),
+        ("carried", "float32"): (CENTERED, "-"),
+        ("carried", "bfloat16"): (ONE_SIDED, "-"),
+        ("recomputed", "float32"): (GREY, "--"),
+        ("recomputed", "bfloat16"): (GREY, ":"),
     }
     for axis, system in zip(axes[0], shown, strict=True):
         for (errors, dtype), (colour, line) in looks.items():

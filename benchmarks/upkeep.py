@@ -264,10 +264,10 @@ def draw(rows: list[Row], path: Path) -> None:
     title, what = "What it costs that nothing is lost", "VGG5 of width 0.01 on noise, batch 8, float32, one process"
     fig, axes = look.figure(title, what, (1, 2))
     steps, peaks = zip(*find(rows, measure=GROWTH)[0]["peaks"], strict=True)
-    axes[0, 0].plot(steps, peaks, color=look.BLUE, linewidth=1.8)
+    axes[0, 0].plot(steps, peaks, color=look.GREEN, linewidth=1.8)
     axes[0, 0].set_ylim(0, 1.25 * max(peaks))
     look.dress(axes[0, 0], "peak resident memory, MB", "step")
-    colours = {"save": look.RED, "step": look.BLUE, "start": look.GOLD}
+    colours = {"save": look.VIOLET, "step": look.GREEN, "start": look.GOLD}
     words = {"save": "as a save began", "step": "after a step", "start": "before the first step"}
     for row in find(rows, measure=KILLS):
         for kind, colour in colours.items():

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from benchmarks.draw import BLUE, RED, dress, figure, save
+from benchmarks.draw import GOLD, VIOLET, dress, figure, save
 from benchmarks.fidelity import compare
 from benchmarks.methods import Method, backprop
 from benchmarks.progress import told
@@ -221,7 +221,7 @@ def draw(rows: list[Row], path: Path) -> None:
     what = f"centered EP, one sweep, beta {BETA:g}, float32; narrow networks, {rows[0]['steps']} steps of {BATCH}"
     fig, axes = figure("Every network of epjax.models", what)
     ax = axes[0, 0]
-    for offset, moment, colour in ((-0.18, "initial", BLUE), (0.18, "trained", RED)):
+    for offset, moment, colour in ((-0.18, "initial", GOLD), (0.18, "trained", VIOLET)):
         values = [max(1 - row[f"{moment}_worst_cosine"], FLOOR) for row in rows]
         label = {"initial": "at initialisation", "trained": "after training"}[moment]
         ax.bar([i + offset for i in range(len(rows))], values, width=0.34, color=colour, label=label)

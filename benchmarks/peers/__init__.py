@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 import epjax
-from benchmarks.draw import BLUE, GREEN, RED, dress, figure, save
+from benchmarks.draw import CENTERED, GREEN, VIOLET, dress, figure, save
 from benchmarks.peers import environment, ours
 from benchmarks.peers.cases import cases
 from benchmarks.peers.harness import Case, measure
@@ -93,7 +93,7 @@ def draw(rows: list[Row], path: Path) -> None:
     for ax, name in zip(axes[0], names, strict=True):
         for row in find(there, network=name):
             distance = max(1 - row["worst_layer_cosine"], 1e-7)
-            colour = RED if row["peer"] == "epjax" else GREEN if row["peer"] == "Dual Propagation" else BLUE
+            colour = CENTERED if row["peer"] == "epjax" else GREEN if row["peer"] == "Dual Propagation" else VIOLET
             if row["flops_over_backprop"] is not None:
                 ax.plot(row["flops_over_backprop"], distance, marks[row["peer"]], color=colour, label=row["peer"])
         ax.set(xscale="log", yscale="log")
