@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from epjax.shapes import Float, Inexact, Shaped, is_known
@@ -67,11 +67,19 @@ def cross_entropy(h_L: Inexact[Array, "..."], y: Shaped[ArrayLike, "..."]) -> In
     Positions that do not count, labelled -1 or all of whose weights are zero, are left out of the mean.
     """
     target = as_target(y, _shape(h_L), h_L.dtype)
-    total = -jnp.sum(target * jax.nn.log_softmax(h_L))
+    total = -jnp.sum(target * _log_softmax(h_L))
     if h_L.ndim == 1:
         return total
     count = jnp.sum(jnp.any(target != 0, axis=-1), dtype=h_L.real.dtype)
     return total / jnp.maximum(count, 1)
+
+
+def _log_softmax(h_L: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """h_c - log sum_c exp h_c, analytic too: of complex numbers the largest real part is taken off."""
+    if not jnp.iscomplexobj(h_L):
+        return jax.nn.log_softmax(h_L)
+    shifted = h_L - lax.stop_gradient(jnp.max(h_L.real, axis=-1, keepdims=True)).astype(h_L.dtype)
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True))
 
 
 def binary_cross_entropy(h_L: Inexact[Array, "..."], y: Shaped[ArrayLike, "..."]) -> Inexact[Array, ""]:
