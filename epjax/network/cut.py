@@ -30,7 +30,7 @@ from epjax.network.marks import (
 )
 from epjax.network.modules import Refused
 
-SHAPES = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "transpose", "rev"})
+SHAPES = frozenset({"reshape", "slice", "squeeze", "expand_dims", "broadcast_in_dim", "copy", "transpose", "rev"})
 """What moves numbers and changes none of them, where it gives as many as it takes."""
 
 
