@@ -22,6 +22,8 @@ NAMES = (
 )
 ALONE = ("gpu",)
 """Not among all: it asks for an accelerator."""
+CONCERNS = {"peers": ("peers",), "minutes": ("peers", "gpu"), "data": ("gpu",)}
+"""Options of some benchmarks, and whose they are."""
 HERE = Path(__file__).parent
 BUILD = Path("build") / "benchmarks"
 
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: NAME must be one of {', '.join((*NAMES, *ALONE))} or all, got {options.name!r}", file=sys.stderr)
         return 2
     try:
+        for option, names in CONCERNS.items():
+            if getattr(options, option) is not None and options.name not in names:
+                raise ValueError(f"--{option} is an option of {' and '.join(names)}, got it with {options.name}")
         if options.name == "all":
             _all(options, console)
         else:

@@ -160,6 +160,19 @@ def test_the_page_shows_every_result_there_is(quick, tmp_path, capsys):
     assert "no results" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["cost", "--peers", "x"], "--peers is an option of peers, got it with cost"),
+        (["all", "--minutes", "3"], "--minutes is an option of peers and gpu, got it with all"),
+        (["peers", "--data", "x"], "--data is an option of gpu, got it with peers"),
+    ],
+)
+def test_an_option_of_another_benchmark_is_refused(argv, sentence, capsys):
+    assert command.main(argv) == 1
+    assert sentence in capsys.readouterr().err
+
+
 def test_an_unknown_name_lists_the_names(capsys):
     assert command.main(["costs"]) == 2
     message = capsys.readouterr().err
