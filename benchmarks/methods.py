@@ -36,6 +36,7 @@ class Method:
     update: Update = "mod_pgd"
     signals: Sharing = "own"
     products: Sharing | None = None
+    pulls: Sharing | None = None
 
     @property
     def name(self) -> str:
@@ -47,13 +48,14 @@ class Method:
             self.update if self.update != "mod_pgd" else "",
             "shared signals" if self.signals == "shared" else "",
             "own products" if self.products == "own" else "",
+            "own pulls" if self.pulls == "own" else "",
         ]
         return "/".join([f"{self.traversal}{self.iterations}", self.scheme, *filter(None, extras)])
 
     def equilibration(self, **options: Any) -> epjax.Sweep | epjax.Async:
         """The traversal; `options` go to it."""
         if self.traversal == "sweep":
-            sharing = {"signals": self.signals, "products": self.products}
+            sharing = {"signals": self.signals, "products": self.products, "pulls": self.pulls}
             return epjax.Sweep(self.iterations, **{"update": self.update, **sharing, **options})
         options = {"update": self.update, "skip_unreached": self.skip_unreached, **options}
         return epjax.Async(self.iterations, **options)

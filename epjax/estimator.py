@@ -23,7 +23,7 @@ from epjax.network import Network, Params
 from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
 from epjax.shapes import Array, Inexact, Shaped
-from epjax.systems import as_equilibration, as_system, layer_by_layer
+from epjax.systems import as_equilibration, as_system, layer_by_layer, opened
 from epjax.systems.sharing import settled
 from epjax.systems.solution import Errors, Solution, displacement
 from epjax.systems.system import Argnums, Aux, Noisy, System, ValueAndGrad
@@ -65,7 +65,7 @@ def value_and_grad(
     * `guard` bounds what a nudge does to the output: an example's beta is lowered to that of `guarded`.
     * `free` is how a system comes to its free state; None for a network, whose free phase is a forward pass.
     * `phases="sequential"` runs the phases one after the other, in less memory and with one more free phase each.
-      Together they may share work: `signals` and `products` of a `Sweep`.
+      Together they may share work: `signals`, `products` and `pulls` of a `Sweep`.
     * `argnums` asks for the gradient for the input as well, or instead, had like that for the parameters.
     * With `keep_states` `aux.solution` holds the nudged states and errors, [B, P, ...].
 
@@ -91,7 +91,8 @@ def value_and_grad(
         system = layer_by_layer(system)
     method = settled(method, len(plan.s), errors, together=together)
     system.check(plan, method, errors)
-    one_product = getattr(method, "products", "own") == "shared"
+    one_product, one_pull = (getattr(method, name, "own") == "shared" for name in ("products", "pulls"))
+    system = opened(system) if one_pull else system
 
     def nudged(
         params: Params,
@@ -134,10 +135,13 @@ def value_and_grad(
 
         def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
             assert solution.h is not None
-            at_mean = {"mean": c} if one_product else {}
-            return system.contrast(params, x, states, solution.h, solution.errors, weights, **at_mean)
+            shared = {"mean": c} if one_product else {}
+            if one_pull:
+                shared["inside"] = solution.inside
+            return system.contrast(params, x, states, solution.h, solution.errors, weights, **shared)
 
         grads = jax.grad(contrast, argnums, holomorphic=jnp.iscomplexobj(x))(params, x)
+        solution = replace(solution, inside=None)
         return (output, settled), solution if keep_states else replace(solution, h=None, errors=None), grads
 
     def ep(

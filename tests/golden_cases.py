@@ -34,7 +34,7 @@ def networks():
 def options():
     """Name -> (network, cost, options of value_and_grad)."""
     Async, Sync = epjax.Async, epjax.Sync
-    Sweep = partial(epjax.Sweep, signals="own", products="own")  # version 0.1 shared nothing
+    Sweep = partial(epjax.Sweep, signals="own", products="own", pulls="own")  # version 0.1 shared nothing
     cases = {}
     for scheme in ("centered", "forward", "backward", "random"):
         cases[f"mlp {scheme}"] = ("mlp", "cross_entropy", {"scheme": scheme, "equilibration": Sweep(1)})

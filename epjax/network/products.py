@@ -21,19 +21,24 @@ of its own, and no forward pass.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from epjax.network.affine import PRODUCTS
-from epjax.network.kinks import alone, inner_program
+from epjax.network.kinks import alone
+from epjax.network.meetings import OWN_DERIVATIVE, STATE, WEIGHT, Known, plain, walk
 
-FIXED, WEIGHT, STATE = 0, 1, 2
-"""What a number of a program depends on: nothing, the parameters alone, the states as well."""
+Mean = Callable[[Array], Array]
+"""v_p of this phase -> sum_p c_p v_p."""
+
+
+def mean_over(c: Array, axis: str) -> Mean:
+    """The mean of the phases under a `jax.vmap` of `axis`, with c [] that of this phase; a constant."""
+    return lambda v: lax.psum(lax.stop_gradient(c.astype(v.dtype) * v), axis)
 
 
 def at_mean_states(f: Callable[..., Array], c: Array, axis: str, theta: Any, *states: Array) -> Array:
@@ -42,69 +47,17 @@ def at_mean_states(f: Callable[..., Array], c: Array, axis: str, theta: Any, *st
     Under a `jax.vmap` of `axis` over the phases, with c [] that of this phase. The value, the gradient for the
     states, and the gradient for parameters that enter no product are those of f.
     """
-    program = jax.make_jaxpr(f)(theta, *states)
-    parameters, inputs = jax.tree.leaves(theta), list(states)
-    kinds = [WEIGHT] * len(parameters) + [STATE] * len(inputs)
+    mean = mean_over(c, axis)
 
-    def mean(v: Array) -> Array:
-        return lax.psum(lax.stop_gradient(c.astype(v.dtype) * v), axis)
+    def meet(program: Jaxpr, equation: JaxprEqn, found: list[Known]) -> list[Any]:
+        if equation.primitive.name not in PRODUCTS - {"mul"} | OWN_DERIVATIVE:
+            return plain(program, equation, found)
+        here = [lax.stop_gradient(v) if kind == WEIGHT else v for v, kind in found]
+        there = [mean(v) if kind == STATE else v for v, kind in found]
+        values, means = alone(program, equation, here), alone(program, equation, there)
+        return [a + _only_the_gradient(m) for a, m in zip(values, means, strict=True)]
 
-    consts = [(v, FIXED) for v in program.consts]
-    given = list(zip([*parameters, *inputs], kinds, strict=True))
-    return _evaluate(program.jaxpr, consts, given, mean)[0][0]
-
-
-Known = tuple[Any, int]
-"""A number and its kind."""
-
-
-def _evaluate(program: Jaxpr, consts: list[Known], given: list[Known], mean: Callable[[Array], Array]) -> list[Known]:
-    known: dict[Any, Known] = dict(zip((*program.constvars, *program.invars), (*consts, *given), strict=True))
-
-    def read(variable: Any) -> Known:
-        return (variable.val, FIXED) if isinstance(variable, Literal) else known[variable]
-
-    for equation in program.eqns:
-        found = [read(v) for v in equation.invars]
-        inner = inner_program(equation)
-        if inner is not None and equation.primitive.name not in OWN_DERIVATIVE:
-            results = _evaluate(inner.jaxpr, [(v, FIXED) for v in inner.consts], found, mean)
-        else:
-            of = _product if _is_product(equation, [kind for _, kind in found]) else _plain
-            kind = max((kind for _, kind in found), default=FIXED)
-            with _at_its_precision(inner):
-                results = [(v, kind) for v in of(program, equation, found, mean)]
-        known.update(zip(equation.outvars, results, strict=True))
-    return [read(v) for v in program.outvars]
-
-
-def _at_its_precision(call: Any) -> Any:
-    """Where the derivative of a call is made: with the precision that its own products were traced with."""
-    found = [e.params["precision"] for e in call.jaxpr.eqns if e.params.get("precision")] if call is not None else []
-    asked = found[0][0] if found and isinstance(found[0], tuple) else found[0] if found else None
-    names = {lax.Precision.HIGHEST: "highest", lax.Precision.HIGH: "tensorfloat32"}
-    return jax.default_matmul_precision(names[asked]) if asked in names else nullcontext()
-
-
-OWN_DERIVATIVE = frozenset({"custom_jvp_call", "custom_vjp_call"})
-"""Calls that are not looked into: of a weight and a state it is a product, as the library's own convolution is."""
-
-
-def _is_product(equation: JaxprEqn, kinds: list[int]) -> bool:
-    return equation.primitive.name in PRODUCTS - {"mul"} | OWN_DERIVATIVE and {WEIGHT, STATE} <= set(kinds)
-
-
-def _plain(program: Jaxpr, equation: JaxprEqn, found: list[Known], mean: Callable[[Array], Array]) -> list[Any]:
-    del mean
-    return alone(program, equation, [v for v, _ in found])
-
-
-def _product(program: Jaxpr, equation: JaxprEqn, found: list[Known], mean: Callable[[Array], Array]) -> list[Any]:
-    """The product of this phase, with the mean's gradient for its weight."""
-    here = [lax.stop_gradient(v) if kind == WEIGHT else v for v, kind in found]
-    there = [mean(v) if kind == STATE else v for v, kind in found]
-    values, means = alone(program, equation, here), alone(program, equation, there)
-    return [a + _only_the_gradient(m) for a, m in zip(values, means, strict=True)]
+    return walk(f, theta, states, meet)[0]  # type: ignore[no-any-return]
 
 
 @jax.custom_jvp

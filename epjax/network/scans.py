@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 
 from epjax.network.cut import before, moves, part, rectified, unmoved
 from epjax.network.marks import checkpoint_of, evaluate, is_mark, is_marked_scan, is_of_module, layout, rewritten
-from epjax.network.products import FIXED, STATE, WEIGHT
+from epjax.network.meetings import FIXED, STATE, WEIGHT
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ def own_products(options: Mapping[str, Any]) -> Any:
     return "own" if two and options["errors"] == "carried" and options["phases"] == "together" else None
 
 
+def own_pulls(options: Mapping[str, Any]) -> Any:
+    """Each phase used to pull its errors through a block once more; one sweep takes them from its pass down by now."""
+    one = options["algorithm"] == "ep" and options["traversal"] == "sweep" and options["sweeps"] == 1
+    return "own" if one and options["errors"] == "carried" and options["phases"] == "together" else None
+
+
 @dataclass(frozen=True)
 class Run:
     """Where it runs and how it reports. The same command goes on where a run in DIR was stopped."""
@@ -147,6 +153,8 @@ class Gradient:
     """The first sweep's signals: each phase its own, or one pass down shared by all, linear in beta."""
     products: Sharing | None = option(None, before=own_products)
     """A sweep's weight gradient: one product at the mean state, or each phase its own; None: shared if it can be."""
+    pulls: Sharing | None = option(None, before=own_pulls)
+    """Of errors through the inside of a block: once, on the pass down, or in each phase; None: once if it can be."""
     inference_steps: int = option(20, before=20)
     """T of il, epc and ipc: steps of states or errors (ipc: of the parameters too) for each batch."""
     inference_rate: float = option(0.1, before=0.1)

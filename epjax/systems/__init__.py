@@ -1,5 +1,6 @@
 """Physical systems that equilibrium propagation trains, and the ways to their nudged states by name."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,11 @@ def layer_by_layer(net: Any) -> Any:
     return PCN(unrolled(net.net), net.precisions) if isinstance(net, PCN) else net
 
 
+def opened(system: Any) -> Any:
+    """A network as a system whose layers pull errors to their inside (`epjax.network.inside`); others as they are."""
+    return dataclasses.replace(system, opened=True) if isinstance(system, PCN) else system
+
+
 def as_equilibration(method: Any) -> Any:
     """The equilibration of that name, or the object itself, which a system may refuse.
 
@@ -58,4 +64,5 @@ __all__ = [
     "as_equilibration",
     "as_system",
     "layer_by_layer",
+    "opened",
 ]

@@ -4,9 +4,11 @@
               "own"      each phase's T_k through its own errors
     products  "shared"   a layer's weights see one product, of its mean state with the difference of its errors
               "own"      each phase's states with its own errors
+    pulls     "shared"   inside a layer of several products an error is pulled once, on the pass down from the free state
+              "own"      again through each phase's nudged state, for the weights
 
 Whatever they share, states, gates, pooling routes and errors are those of the nudged phases, each built by a forward
-pass of its own. See `epjax.systems.pcn.sweep` and `epjax.network.products`.
+pass of its own. See `epjax.systems.pcn.sweep`, `epjax.network.products` and `epjax.network.inside`.
 """
 
 import dataclasses
@@ -17,26 +19,31 @@ from epjax.systems.solution import Errors
 Sharing = Literal["shared", "own"]
 
 
-def check_sharing(signals: Any, products: Any) -> None:
-    """Raises ValueError for a word that is no `Sharing`; products may be None."""
+def check_sharing(signals: Any, products: Any, pulls: Any) -> None:
+    """Raises ValueError for a word that is no `Sharing`; products and pulls may be None."""
     allowed = " or ".join(map(repr, get_args(Sharing)))
     if signals not in get_args(Sharing):
         raise ValueError(f"signals must be {allowed}, got {signals!r}")
-    if products is not None and products not in get_args(Sharing):
-        raise ValueError(f"products must be None, {allowed}, got {products!r}")
+    for name, value in (("products", products), ("pulls", pulls)):
+        if value is not None and value not in get_args(Sharing):
+            raise ValueError(f"{name} must be None, {allowed}, got {value!r}")
 
 
 def settled(method: Any, phases: int, errors: Errors, *, together: bool) -> Any:
-    """The equilibration with products of None settled for so many phases of real strength.
+    """The equilibration with products and pulls of None settled for so many phases of real strength.
 
-    They share products where they run together and carry their errors. Recomputed errors are those of a machine that
-    has its phases one after the other and measures states: there each has its own. Raises ValueError where phases that
-    do not run together, or whose strengths are complex, were told to share.
+    They are shared where phases run together and carry their errors. Recomputed errors are those of a machine that has
+    its phases one after the other and measures states: there each has its own. Raises ValueError where phases that do
+    not run together, or whose strengths are complex, were told to share.
     """
-    for name in ("signals", "products"):
+    for name in ("signals", "products", "pulls"):
         if getattr(method, name, None) == "shared" and not together:
             raise ValueError(f"{name} must be 'own' unless phases of real strength run together, got 'shared'")
-    if getattr(method, "products", "own") is not None:
-        return method
-    shared = phases > 1 and together and errors == "carried"
-    return dataclasses.replace(method, products="shared" if shared else "own")
+    shares = {
+        "products": phases > 1 and together and errors == "carried",
+        "pulls": together and errors == "carried" and getattr(method, "sweeps", 2) == 1,
+    }
+    return dataclasses.replace(
+        method,
+        **{n: "shared" if shared else "own" for n, shared in shares.items() if getattr(method, n, "own") is None},
+    )

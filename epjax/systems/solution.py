@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from epjax.network import States
+from epjax.network.inside import Inside
 from epjax.network.repeat import of_each
 
 Errors = Literal["carried", "recomputed"]
@@ -19,7 +20,7 @@ Errors = Literal["carried", "recomputed"]
     jax.tree_util.register_dataclass,
     data_fields=[
         *("h", "errors", "iterations", "residual", "converged", "energies", "changes"),
-        *("susceptibility", "displacement"),
+        *("susceptibility", "displacement", "inside"),
     ],
     meta_fields=[],
 )
@@ -41,6 +42,7 @@ class Solution:
                      says how large the bias is, and how near a negative phase is to its end
         displacement [L] ||eps_k|| / max(||h_k||, ||eps_k||), at most 1: EP wants it small. Of a system that settles the
                      displacement d_k stands for the error
+        inside       what errors leave inside each layer, where pulls are shared; for the estimator
     """
 
     h: States | None
@@ -52,6 +54,7 @@ class Solution:
     changes: Array | None = None
     susceptibility: Array | None = None
     displacement: Array | None = None
+    inside: tuple[Inside, ...] | None = None
 
 
 def check_options(iterations: int, tolerance: float | None, unroll: int, name: str) -> None:

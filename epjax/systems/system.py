@@ -154,7 +154,8 @@ class System(Protocol):
         Free s_k [B, ...], nudged s_k and errors [B, P, ...] for P phases. All states count
         as constants. Errors None: the states were measured, and their contrast is to be had from them. It
         sums over examples and phases within its products. A system with an equilibration that has `products` "shared"
-        takes `mean` [B, P] as well, where it is so: the coefficients of a mean state, whose sum is one.
+        takes `mean` [B, P] as well, where it is so: the coefficients of a mean state, whose sum is one. With `pulls`
+        "shared" it takes `inside` as well, that of the solution.
         """
         ...
 

@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from epjax.network import Network, Params
 from epjax.network.activation import Activation
+from epjax.network.inside import Pulls, meetings, opened
 from epjax.network.repeat import output_of
 
 Precisions = tuple[float, ...]
@@ -31,7 +33,8 @@ Error = Callable[[Activation, Array, Array], Array]
 class Linearised:
     """A layer at its current inputs: a_k and its vector-Jacobian product, evaluated once and used until they move.
 
-    `weights` are pi_k / pi_j of the layers j that are told of its errors: 1 but for precisions.
+    `weights` are pi_k / pi_j of the layers j that are told of its errors: 1 but for precisions. A layer that was opened
+    (`epjax.network.inside`) pulls errors to its inside as well.
     """
 
     a: Array
@@ -41,16 +44,21 @@ class Linearised:
     sources: tuple[int, ...]
     weights: tuple[tuple[int, float | None], ...]
 
+    def pulled(self, eps: Array) -> tuple[dict[int, Array], Pulls]:
+        """eps_k -> what `pull` says, and (c_1, ..., c_n) inside the layer, empty unless it was opened."""
+        told = self.pull_drive(*self.pull_phi(eps))
+        weights, n = dict(self.weights), len(self.sources)
+        signals = sum_signals([{j: T_j} for j, T_j in zip(self.sources, told[:n], strict=True) if j in weights])
+        return {j: T_j if weights[j] is None else weights[j] * T_j for j, T_j in signals.items()}, tuple(told[n:])
+
     def pull(self, eps: Array) -> dict[int, Array]:
         """eps_k -> {j: pi_k / pi_j (d f_k / d h_j)^T eps_k} for the layers j that feed layer k and are told."""
-        weights, pulled = dict(self.weights), zip(self.sources, self.pull_drive(*self.pull_phi(eps)), strict=True)
-        signals = sum_signals([{j: T_j} for j, T_j in pulled if j in weights])
-        return {j: T_j if weights[j] is None else weights[j] * T_j for j, T_j in signals.items()}
+        return self.pulled(eps)[0]
 
-    def down(self, T: Array, error: Error, held: Array | None = None) -> tuple[Array, Array, dict[int, Array]]:
-        """T_k, the error that it leaves, and the signals that this one sends on, or the error that is `held`."""
+    def down(self, T: Array, error: Error, held: Array | None = None) -> tuple[Array, Array, dict[int, Array], Pulls]:
+        """T_k, the error that it leaves, and what this one sends on and leaves inside, or the error that is `held`."""
         eps = error(self.activation, self.a, T)
-        return T, eps, self.pull(eps if held is None else held)
+        return T, eps, *self.pulled(eps if held is None else held)
 
 
 def linearise(
@@ -62,17 +70,35 @@ def linearise(
     *,
     tell_input: bool = False,
     kept: Kept = lambda f: f,
+    open: bool = False,
 ) -> Linearised:
     """a_k and the pull-back of f_k = phi_k(drive_k) at the inputs in h = (x, h_1, ..., h_L).
 
     The input is clamped and told nothing, unless `tell_input`. `kept` makes of a drive one that keeps less for it.
+    `open` lets it pull errors to its inside, if its error is its signal (nothing projects) and no input is x itself.
     """
     sources, activation = net.sources(k), net.activation(k)
-    a, pull_drive = jax.vjp(kept(partial(net.drive, params[k - 1], k)), *(output_of(h[j]) for j in sources))
+    inputs = tuple(output_of(h[j]) for j in sources)
+    drive: Callable[..., Array] = partial(net.drive, params[k - 1], k)
+    shifts: Pulls = ()
+    if open and not activation.projects and (tell_input or 0 not in sources):
+        drive, shifts = _opened(net, params[k - 1], k, inputs)
+    a, pull_drive = jax.vjp(kept(drive), *inputs, *shifts)
     _, pull_phi = jax.vjp(activation, a)
     told = dict.fromkeys(j for j in sources if j or tell_input)
     weights = tuple((j, None if precisions is None else precisions[k - 1] / precisions[j - 1]) for j in told)
     return Linearised(a, pull_drive, pull_phi, activation, sources, weights)
+
+
+def _opened(net: Network, theta: Any, k: int, inputs: tuple[Array, ...]) -> tuple[Callable[..., Array], Pulls]:
+    """The drive with shifts inside, and these, zero; without any where there is nothing to pull."""
+
+    def drive(theta: Any, *inputs: Array) -> Array:
+        return net.drive(theta, k, *inputs)
+
+    shifts = tuple(jnp.zeros(v.shape, v.dtype) for v in meetings(drive, theta, *inputs))
+    n = len(inputs)
+    return (lambda *given: opened(drive, theta, given[:n], given[n:]) if shifts else drive(theta, *given)), shifts
 
 
 def sum_signals(signals: Sequence[dict[int, Any]]) -> dict[int, Any]:

@@ -1,6 +1,6 @@
 """A predictive coding network as a system: E = 1/2 sum_k || h_k - f_k ||^2, free phase a forward pass, G(0) = 0."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,9 @@ from jax import Array, lax
 
 from epjax.cost import Cost
 from epjax.network import Network, Params, Stacked, States, unrolled
+from epjax.network.inside import Inside, Pulls, told
 from epjax.network.kinks import crossed, switches
-from epjax.network.products import at_mean_states
+from epjax.network.products import at_mean_states, mean_over
 from epjax.network.repeat import output_of
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
@@ -34,11 +35,13 @@ class PCN:
     Computation 29, 2017), not to be confused with the precision of products; None: all are 1. With them
     T_k = 1/pi_k sum_j (d f_j / d h_k)^T pi_j eps_j, and layer k's gradient is - pi_k (d f_k / d theta_k)^T eps_k.
     As beta goes to 0 a nudge still gives backpropagation's gradient, whatever they are. Raises ValueError unless they
-    are one positive number a layer; with them a `Repeat` is laid out.
+    are one positive number a layer; with them a `Repeat` is laid out. Where it is `opened` the free phase lets errors
+    be pulled to the inside of layers (`epjax.network.inside`).
     """
 
     net: Network
     precisions: Precisions | None = None
+    opened: bool = False
 
     def __post_init__(self) -> None:
         if self.precisions is None:
@@ -96,7 +99,7 @@ class PCN:
         params = self.net.spread(params)
         if jnp.iscomplexobj(x):
             check_analytic(self.net, params, x)
-        return free_phase(self.net, params, x, self.precisions)
+        return free_phase(self.net, params, x, self.precisions, open=self.opened)
 
     def nudged(
         self, params: Params, free: FreePhase, perturbation: Perturbation, method: Equilibration, errors: Errors
@@ -149,11 +152,13 @@ class PCN:
         errors: States | None,
         weights: Array,
         mean: Array | None = None,
+        inside: tuple[Inside, ...] | None = None,
     ) -> Array:
         """- sum_k pi_k f_k . sum_bp weights_bp eps_k, f_k at the nudged states: its gradient is the energy's there.
 
         For the input it is dF/dx = -T_0 = - sum_k (d f_k / d x)^T eps_k over the layers that x feeds. G(0) = 0.
         With `mean` [B, P] a product's gradient is taken once, at sum_p mean_bp h_k (see `epjax.network.products`).
+        With `inside` a layer that was opened takes its gradient from what its error left there.
         """
         del free
         assert errors is not None
@@ -162,11 +167,16 @@ class PCN:
         total = jnp.zeros((), x.dtype)
         for k, eps in enumerate(errors, start=1):
             if net.unit(k) is not None:
-                total -= _told_run(net, params[k - 1], k, states, eps, weights, mean)
+                within = None if inside is None else inside[k - 1]
+                total -= _told_run(net, params[k - 1], k, states, eps, weights, mean, within)
                 continue
-            eps = _weighed(eps, weights)
             sources = net.sources(k)
             inputs = [output_of(states[j], 2) for j in sources]
+            if inside is not None and inside[k - 1].pulls:
+                at_k = _told_inside(net, params[k - 1], k, inputs, inside[k - 1], weights, mean)
+                total -= at_k if self.precisions is None else self.precisions[k - 1] * at_k
+                continue
+            eps = _weighed(eps, weights)
             if any(sources):
                 f = _in_each_phase(net, params[k - 1], k, inputs, mean)
             else:  # the same prediction in every phase
@@ -203,7 +213,14 @@ def _weighed(eps: Array, weights: Array) -> Array:
 
 
 def _told_run(
-    net: Network, theta: Stacked, k: int, states: States, errors: Stacked, weights: Array, mean: Array | None
+    net: Network,
+    theta: Stacked,
+    k: int,
+    states: States,
+    errors: Stacked,
+    weights: Array,
+    mean: Array | None,
+    inside: Inside | None,
 ) -> Array:
     """sum f_i . sum_bp weights_bp eps_i over the layers of the run of entry k, one unit at a time.
 
@@ -214,22 +231,30 @@ def _told_run(
     below = output_of(states[source], 2)
     if source == 0:
         below = jnp.broadcast_to(below[:, None], (*weights.shape, *below.shape[1:]))
-    h, eps = jax.tree.map(lambda v: jnp.moveaxis(v, 2, 0), (states[k].units, errors.units))
+    pulled: Any = ((),) * len(errors.units)
+    if inside is not None:
+        pulled = jax.tree.map(lambda c: c[:, :1] if inside.alike else c, inside.pulls.units)
+    h, eps, pulled = jax.tree.map(lambda v: jnp.moveaxis(v, 2, 0), (states[k].units, errors.units, pulled))
     n = len(h[-1])
 
-    def told(i: Array, theta: Params, h_i: States, eps_i: States) -> Array:
+    def of_unit(i: Array, theta: Params, h_i: States, eps_i: States, pulled_i: States) -> Array:
         under = lax.dynamic_index_in_dim(h[-1], jnp.maximum(i - 1, 0), keepdims=False)
         inner, theta = (jnp.where(i == 0, below, under), *h_i), unit.spread(theta)
         total = jnp.zeros((), weights.dtype)
-        for j, eps in enumerate(eps_i, start=1):
-            f = _in_each_phase(unit, theta[j - 1], j, [inner[s] for s in unit.sources(j)], mean, clamped=False)
+        for j, (eps, pulls) in enumerate(zip(eps_i, pulled_i, strict=True), start=1):
+            inputs = [inner[s] for s in unit.sources(j)]
+            if pulls and inside is not None:
+                here = replace(inside, pulls=pulls)
+                total += _told_inside(unit, theta[j - 1], j, inputs, here, weights, mean, clamped=False)
+                continue
+            f = _in_each_phase(unit, theta[j - 1], j, inputs, mean, clamped=False)
             total += jnp.sum(f * _weighed(eps, weights))
         return total
 
     def step(total: Array, at: Any) -> tuple[Array, None]:
-        return total + jax.checkpoint(told, prevent_cse=False)(*at), None
+        return total + jax.checkpoint(of_unit, prevent_cse=False)(*at), None
 
-    total, _ = lax.scan(step, jnp.zeros((), weights.dtype), (jnp.arange(n), theta.units, h, eps))
+    total, _ = lax.scan(step, jnp.zeros((), weights.dtype), (jnp.arange(n), theta.units, h, eps, pulled))
     return total
 
 
@@ -249,6 +274,32 @@ def _in_each_phase(
         return at_mean_states(predict, c, "phases", theta_k, *inputs)
 
     return jax.vmap(jax.vmap(phase, in_axes=(0, *axes), axis_name="phases"))(mean, *inputs)
+
+
+def _told_inside(
+    net: Network,
+    theta_k: Any,
+    k: int,
+    inputs: list[Array],
+    inside: Inside,
+    weights: Array,
+    mean: Array | None,
+    *,
+    clamped: bool = True,
+) -> Array:
+    """sum_bp weights_bp f_k . eps_k as far as theta_k goes, from what eps_k left inside layer k [B, P, ...]."""
+    axes = tuple(None if j == 0 and clamped else 0 for j in net.sources(k))
+    once = mean is not None
+
+    def drive(theta_k: Any, *inputs: Array) -> Array:
+        return net.drive(theta_k, k, *inputs)
+
+    def phase(c: Array, forces: Pulls, *inputs: Array) -> Array:
+        of = mean_over(c, "phases") if once else lambda u: u
+        return told(drive, forces, of, theta_k, *inputs)
+
+    phases = jax.vmap(phase, (0, None if once else 0, *axes), None if once else 0, axis_name="phases")
+    return jnp.sum(jax.vmap(phases)(mean if once else weights, inside.told(weights, once=once), *inputs))
 
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:

@@ -30,18 +30,20 @@ class Run:
     known: Any
     of_unit: Callable[[list[Array], Any], tuple[Linearised, ...]]
 
-    def down(self, T: Array, error: Error, held: Stacked | None = None) -> tuple[Stacked, Stacked, dict[int, Array]]:
-        """Signals and errors of all layers under the signal T to the last, and the signal that they send on."""
+    def down(
+        self, T: Array, error: Error, held: Stacked | None = None
+    ) -> tuple[Stacked, Stacked, dict[int, Array], Stacked]:
+        """Signals and errors of all layers under the signal T to the last, what they send on, what is left inside."""
 
-        def step(T: Array, at: tuple[list[Array], Any, States | None]) -> tuple[Any, tuple[States, States]]:
+        def step(T: Array, at: tuple[list[Array], Any, States | None]) -> tuple[Any, tuple[States, ...]]:
             kept, known, held = at
             layers = self.of_unit(kept, known)
-            signals, eps, below = down(layers, {len(layers): T}, error, held)
-            return below, (signals, eps)
+            signals, eps, below, inside = down(layers, {len(layers): T}, error, held)
+            return below, (signals, eps, inside)
 
         rows = (self.kept, self.known, None if held is None else held.units)
-        below, (signals, eps) = lax.scan(step, T, rows, reverse=True)
-        return Stacked(signals), Stacked(eps), {self.source: below} if self.source else {}
+        below, (signals, eps, inside) = lax.scan(step, T, rows, reverse=True)
+        return Stacked(signals), Stacked(eps), {self.source: below} if self.source else {}, Stacked(inside)
 
 
 Layers = Sequence[Linearised | Run]
@@ -49,28 +51,29 @@ Layers = Sequence[Linearised | Run]
 
 def down(
     layers: Layers, T: dict[int, Any], error: Error, held: Sequence[Any] | None = None
-) -> tuple[States, States, Array | None]:
-    """(T_1..T_L), the errors that they leave, and the signal to the input, from the signals T to the topmost layers.
+) -> tuple[States, States, Array | None, States]:
+    """(T_1..T_L), the errors that they leave, the signal to the input, what is left inside the layers.
 
-    Where errors are `held` these send the signals.
+    From the signals T to the topmost layers. Where errors are `held` these send the signals.
     """
     eps: dict[int, Any] = {}
+    inside: dict[int, Any] = {}
     for k in range(len(layers), 0, -1):
-        T, eps[k] = sent(layers[k - 1], k, T, error, None if held is None else held[k - 1])
+        T, eps[k], inside[k] = sent(layers[k - 1], k, T, error, None if held is None else held[k - 1])
     order = range(1, len(layers) + 1)
-    return tuple(T[k] for k in order), tuple(eps[k] for k in order), T.get(0)
+    return tuple(T[k] for k in order), tuple(eps[k] for k in order), T.get(0), tuple(inside[k] for k in order)
 
 
 def sent(
     layer: Linearised | Run, k: int, T: dict[int, Any], error: Error, held: Any = None
-) -> tuple[dict[int, Any], Any]:
-    """The signals with what layer k sends on, and its error."""
-    signal, eps, below = layer.down(T[k], error, held)
-    return sum_signals([{**T, k: signal}, below]), eps
+) -> tuple[dict[int, Any], Any, Any]:
+    """The signals with what layer k sends on, its error, and what this leaves inside it."""
+    signal, eps, below, inside = layer.down(T[k], error, held)
+    return sum_signals([{**T, k: signal}, below]), eps, inside
 
 
 def through(
-    net: Network, theta: Stacked, k: int, h: Sequence[Any], T: Stacked | None, error: Error | None
+    net: Network, theta: Stacked, k: int, h: Sequence[Any], T: Stacked | None, error: Error | None, *, open: bool = False
 ) -> tuple[Stacked, Stacked | None, Run]:
     """The run of entry k from the bottom up under the signals T: its states, its errors, its units linearised.
 
@@ -84,7 +87,7 @@ def through(
     def step(x: Array, at: tuple[Params, States | None]) -> tuple[Array, Any]:
         nonlocal found
         theta, T = at
-        states, eps, layers = up(unit, unit.spread(theta), x, T, error, layer.kept)
+        states, eps, layers = up(unit, unit.spread(theta), x, T, error, layer.kept, open=open and source > 0)
         kept, found = _apart(layers, (theta, states))
         return states[-1], (states, None if _same(eps, T) else eps, kept)
 
@@ -94,12 +97,12 @@ def through(
 
 
 def up(
-    net: Network, params: Params, x: Array, T: States | None, error: Error | None, kept: Kept
+    net: Network, params: Params, x: Array, T: States | None, error: Error | None, kept: Kept, *, open: bool
 ) -> tuple[States, States, tuple[Linearised, ...]]:
     """(h_1..h_L), (eps_1..eps_L) and the layers linearised, of a network without runs whose input x is told."""
     h, eps, layers = [x], [], []
     for k in range(1, len(net) + 1):
-        layer = linearise(net, params, k, h, tell_input=True, kept=kept)
+        layer = linearise(net, params, k, h, tell_input=True, kept=kept, open=open)
         state = layer.activation(layer.a)
         if T is not None and error is not None:
             eps.append(error(layer.activation, layer.a, T[k - 1]))
@@ -151,17 +154,22 @@ class FreePhase:
         return None
 
 
-def free_phase(net: Network, params: Params, x: Array, precisions: Precisions | None = None) -> FreePhase:
-    """One forward pass: E = 0 and dE/dtheta = 0. The linearisations are shared by all nudged phases."""
+def free_phase(
+    net: Network, params: Params, x: Array, precisions: Precisions | None = None, *, open: bool = False
+) -> FreePhase:
+    """One forward pass: E = 0 and dE/dtheta = 0. The linearisations are shared by all nudged phases.
+
+    `open` lets all layers but the last, whose error the perturbation makes, pull errors to their inside.
+    """
     h: list[Any] = [x]
     layers: list[Linearised | Run] = []
     for k in range(1, len(net) + 1):
         if net.unit(k) is not None:
-            state, _, run = through(net, params[k - 1], k, h, None, None)
+            state, _, run = through(net, params[k - 1], k, h, None, None, open=open)
             h.append(state)
             layers.append(run)
             continue
-        layer = linearise(net, params, k, h, precisions)
+        layer = linearise(net, params, k, h, precisions, open=open and k < len(net))
         h.append(net.activation(k)(layer.a))
         layers.append(layer)
     return FreePhase(tuple(h), tuple(layers), precisions)

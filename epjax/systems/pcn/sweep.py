@@ -18,6 +18,7 @@ from jax import Array, lax
 
 from epjax.network import Network, States
 from epjax.network.activation import Update, check_update
+from epjax.network.inside import Inside
 from epjax.network.repeat import layers_of, of_each
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
 from epjax.systems.pcn.linearised import Error, Linearised
@@ -42,9 +43,10 @@ class Sweep:
     `trace` records F after every sweep and what it changed. `relaxation` is w in eps_L <- eps_L + w (target - eps_L):
     None is 1 for a nudge and "auto" for a clamp, where every sweep measures the w of the next, at no cost. `signals`
     (those of the first sweep) and `products` are what the phases of a gradient share (`epjax.systems.sharing`);
-    products of None are "shared" by several phases that run together and carry their errors, else "own". Raises
-    ValueError for sweeps < 1, a tolerance that is not positive, a relaxation outside (0, 1] and another word for what
-    is shared.
+    products of None are "shared" by several phases that run together and carry their errors, else "own". `pulls` are
+    those of errors through the inside of a layer of several products: "shared", the pass down's (one sweep only).
+    Raises ValueError for sweeps < 1, a tolerance that is not positive, a relaxation outside (0, 1], another word for
+    what is shared, and shared pulls of several sweeps.
     """
 
     sweeps: int = 1
@@ -56,6 +58,7 @@ class Sweep:
     relaxation: Relaxation = None
     signals: Sharing = "own"
     products: Sharing | None = None
+    pulls: Sharing | None = None
 
     takes_runs: ClassVar[bool] = True
     """A `Repeat` goes through as one, in a `lax.scan`."""
@@ -63,7 +66,9 @@ class Sweep:
     def __post_init__(self) -> None:
         check_options(self.sweeps, self.tolerance, self.unroll, "sweeps")
         check_relaxation(self.relaxation)
-        check_sharing(self.signals, self.products)
+        check_sharing(self.signals, self.products, self.pulls)
+        if self.pulls == "shared" and self.sweeps > 1:
+            raise ValueError(f"pulls must be 'own' with more than one sweep, got 'shared' with sweeps={self.sweeps}")
 
     def check(self, net: Network, errors: Errors) -> None:
         """Raises ValueError for an update that the network's activations do not allow."""
@@ -83,7 +88,7 @@ class Sweep:
 
         # A sweep is backward, then forward. Its signals T are all that the next one needs, so the loop carries
         # them and runs forward, then backward: the first backward and the last forward stand outside.
-        T, output = self.first(problem), self.output(problem)
+        (T, inside), output = self.first(problem), self.output(problem)
 
         def step(i: int | Array, T: Signals, output: Out, trace: Trace) -> tuple[Signals, Out, Array, Trace]:
             h, eps, layers, output = self.forward(problem, T, output)
@@ -117,7 +122,8 @@ class Sweep:
         converged = None if tolerance is None or final is None else final <= tolerance
         if problem.errors == "recomputed":
             eps = prediction_errors(problem.net, problem.params, problem.x, h[1:])
-        return Solution(h[1:], eps, sweeps, final, converged, F, trace[1])
+        pulled = inside if self.pulls == "shared" else None
+        return Solution(h[1:], eps, sweeps, final, converged, F, trace[1], inside=pulled)
 
     def output(self, problem: Problem) -> Out:
         """The output's error at the free state; None where it need not be kept, for w is 1."""
@@ -135,8 +141,10 @@ class Sweep:
         output = output.towards(target, resolved(self.relaxation, problem.perturbation))
         return output.eps, output
 
-    def first(self, problem: Problem) -> Signals:
+    def first(self, problem: Problem) -> tuple[Signals, tuple[Inside, ...]]:
         """The signals of `backward` at the free state: from layer m up beta times those of beta = 1.
+
+        And what the error of each layer leaves inside it there, where it was opened (`epjax.network.inside`).
 
         Where no layer from m to L projects, eps_k = T_k there, and T is linear in beta. With shared signals m is 1:
         the free state's gates hold on the way down, and errors meet their own phase's on the way up. A unit is then
@@ -148,12 +156,15 @@ class Sweep:
         kink = next((k for k in range(L, 0, -1) if _projects(net, k)), 0)
         m = 1 if self.signals == "shared" else kink + 1
         T: dict[int, Any] = {L: nudge.direction(problem.free.output)}
+        inside: dict[int, Any] = {}
         for k in range(L, m - 1, -1):
-            T, _ = sent(layers[k - 1], k, T, lambda activation, a, T_k: T_k)
+            T, _, inside[k] = sent(layers[k - 1], k, T, lambda activation, a, T_k: T_k)
         T = jax.tree.map(lambda T_k: nudge.beta * T_k, T)
         for k in range(m - 1, 0, -1):
-            T, _ = sent(layers[k - 1], k, T, self.error(problem, k))
-        return tuple(T[k] for k in range(1, L + 1))
+            T, _, inside[k] = sent(layers[k - 1], k, T, self.error(problem, k))
+        order, one = range(1, L + 1), jnp.ones_like(nudge.beta)
+        left = (Inside(inside[k], nudge.beta if k >= m else one, alike=k >= m) for k in order)
+        return tuple(T[k] for k in order), tuple(left)
 
     def error(self, problem: Problem, k: int) -> Error:
         """What a full step of layer k leaves."""
@@ -176,7 +187,7 @@ class Sweep:
             eps_L = output.eps
         else:
             eps_L, output = self.relaxed(problem, output, eps_L)
-        T, eps, _ = down(layers[:-1], last.pull(eps_L), layer_error(self.update))
+        T, eps, *_ = down(layers[:-1], last.pull(eps_L), layer_error(self.update))
         return (*T, signal), (*eps, eps_L), output
 
     def forward(self, problem: Problem, T: Signals, output: Out = None) -> tuple[States, States, Layers, Out]:
