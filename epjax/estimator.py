@@ -135,7 +135,7 @@ def value_and_grad(
 
         def contrast(params: Params, x: Inexact[Array, "batch ..."]) -> Inexact[Array, ""]:
             assert solution.h is not None
-            shared = {"mean": c} if one_product else {}
+            shared: dict[str, Any] = {"mean": c} if one_product else {}
             if one_pull:
                 shared["inside"] = solution.inside
             return system.contrast(params, x, states, solution.h, solution.errors, weights, **shared)

@@ -25,7 +25,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from epjax.network.affine import PRODUCTS
 from epjax.network.kinks import alone
 from epjax.network.meetings import OWN_DERIVATIVE, STATE, Known, plain, walk
-from epjax.network.products import Mean
+from epjax.network.products import Mean, over_phases
 
 Pulls = tuple[Array, ...]
 """(c_1, ..., c_n)."""
@@ -36,7 +36,8 @@ Pulls = tuple[Array, ...]
 class Inside:
     """strength * (c_1, ..., c_n), what the error of one phase leaves inside a layer; without any, of one not opened.
 
-    Of a run `pulls` are a `Stacked` of those of its layers. Where `alike` the phases of an example have the same c_i, and differ in strength alone.
+    Of a run `pulls` are a `Stacked` of those of its layers. Where `alike` the phases of an example have the same c_i,
+    and differ in strength alone.
     """
 
     pulls: Any
@@ -50,7 +51,7 @@ class Inside:
         if once and self.alike:
             return tuple(_times(w.sum(axis=1), c[:, 0]) for c in pulls)
         each = tuple(_times(w, c) for c in pulls)
-        return tuple(c.sum(axis=1) for c in each) if once else each
+        return tuple(over_phases(c, 1) for c in each) if once else each
 
 
 def _times(w: Array, c: Array) -> Array:
@@ -94,7 +95,7 @@ def opened(f: Callable[..., Array], theta: Any, states: tuple[Array, ...], shift
 
 
 def told(f: Callable[..., Array], forces: Pulls, mean: Mean, theta: Any, *states: Array) -> Array:
-    """sum_i c_i . g_i(theta, mean u_i), whose gradient for theta is (df / dtheta)^T eps from the pulls of eps, `forces`.
+    """sum_i c_i . g_i(theta, mean u_i), c_i the `forces`: its gradient for theta is (df / dtheta)^T eps.
 
     u_i are those of f at the `states` of a phase. They count as constants.
     """

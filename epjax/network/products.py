@@ -21,6 +21,7 @@ of its own, and no forward pass.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from jax import Array, lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from epjax.network.affine import PRODUCTS
+from epjax.network.apart import computed_once
 from epjax.network.kinks import alone
 from epjax.network.meetings import OWN_DERIVATIVE, STATE, WEIGHT, Known, plain, walk
 
@@ -36,9 +38,19 @@ Mean = Callable[[Array], Array]
 """v_p of this phase -> sum_p c_p v_p."""
 
 
-def mean_over(c: Array, axis: str) -> Mean:
+def mean_over(c: Array, axis: str, theta: Any) -> Mean:
     """The mean of the phases under a `jax.vmap` of `axis`, with c [] that of this phase; a constant."""
-    return lambda v: lax.psum(lax.stop_gradient(c.astype(v.dtype) * v), axis)
+
+    def mean(v: Array) -> Array:
+        phases = lax.stop_gradient(lax.all_gather(c.astype(v.dtype) * v, axis))
+        return computed_once(over_phases(phases), theta)
+
+    return mean
+
+
+def over_phases(v: Array, axis: int = 0) -> Array:
+    """The sum of v over its few phases, term by term: XLA for CPU reduces a short axis many times slower."""
+    return reduce(jnp.add, (lax.index_in_dim(v, p, axis, keepdims=False) for p in range(v.shape[axis])))
 
 
 def at_mean_states(f: Callable[..., Array], c: Array, axis: str, theta: Any, *states: Array) -> Array:
@@ -47,7 +59,7 @@ def at_mean_states(f: Callable[..., Array], c: Array, axis: str, theta: Any, *st
     Under a `jax.vmap` of `axis` over the phases, with c [] that of this phase. The value, the gradient for the
     states, and the gradient for parameters that enter no product are those of f.
     """
-    mean = mean_over(c, axis)
+    mean = mean_over(c, axis, theta)
 
     def meet(program: Jaxpr, equation: JaxprEqn, found: list[Known]) -> list[Any]:
         if equation.primitive.name not in PRODUCTS - {"mul"} | OWN_DERIVATIVE:

@@ -4,8 +4,8 @@
               "own"      each phase's T_k through its own errors
     products  "shared"   a layer's weights see one product, of its mean state with the difference of its errors
               "own"      each phase's states with its own errors
-    pulls     "shared"   inside a layer of several products an error is pulled once, on the pass down from the free state
-              "own"      again through each phase's nudged state, for the weights
+    pulls     "shared"   the weights inside a block see the error as the pass down pulled it there, at the free state
+              "own"      each phase pulls it once more, through its nudged state
 
 Whatever they share, states, gates, pooling routes and errors are those of the nudged phases, each built by a forward
 pass of its own. See `epjax.systems.pcn.sweep`, `epjax.network.products` and `epjax.network.inside`.

@@ -12,7 +12,7 @@ from epjax.cost import Cost
 from epjax.network import Network, Params, Stacked, States, unrolled
 from epjax.network.inside import Inside, Pulls, told
 from epjax.network.kinks import crossed, switches
-from epjax.network.products import at_mean_states, mean_over
+from epjax.network.products import at_mean_states, mean_over, over_phases
 from epjax.network.repeat import output_of
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
@@ -180,7 +180,7 @@ class PCN:
             if any(sources):
                 f = _in_each_phase(net, params[k - 1], k, inputs, mean)
             else:  # the same prediction in every phase
-                eps = eps.sum(axis=1)
+                eps = over_phases(eps, 1)
                 f = jax.vmap(partial(net.predict, params[k - 1], k))(*inputs)
             eps = eps if self.precisions is None else self.precisions[k - 1] * eps
             total -= jnp.sum(f * eps)  # not a dot product: accelerators round those
@@ -289,17 +289,17 @@ def _told_inside(
 ) -> Array:
     """sum_bp weights_bp f_k . eps_k as far as theta_k goes, from what eps_k left inside layer k [B, P, ...]."""
     axes = tuple(None if j == 0 and clamped else 0 for j in net.sources(k))
-    once = mean is not None
+    once, coefficients = mean is not None, weights if mean is None else mean
 
     def drive(theta_k: Any, *inputs: Array) -> Array:
         return net.drive(theta_k, k, *inputs)
 
     def phase(c: Array, forces: Pulls, *inputs: Array) -> Array:
-        of = mean_over(c, "phases") if once else lambda u: u
+        of = mean_over(c, "phases", theta_k) if once else lambda u: u
         return told(drive, forces, of, theta_k, *inputs)
 
     phases = jax.vmap(phase, (0, None if once else 0, *axes), None if once else 0, axis_name="phases")
-    return jnp.sum(jax.vmap(phases)(mean if once else weights, inside.told(weights, once=once), *inputs))
+    return jnp.sum(jax.vmap(phases)(coefficients, inside.told(weights, once=once), *inputs))
 
 
 def mean_cost(net: Network, cost: Cost, params: Params, x: Array, y: Array) -> tuple[Array, Array]:

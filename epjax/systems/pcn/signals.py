@@ -73,7 +73,14 @@ def sent(
 
 
 def through(
-    net: Network, theta: Stacked, k: int, h: Sequence[Any], T: Stacked | None, error: Error | None, *, open: bool = False
+    net: Network,
+    theta: Stacked,
+    k: int,
+    h: Sequence[Any],
+    T: Stacked | None,
+    error: Error | None,
+    *,
+    open: bool = False,
 ) -> tuple[Stacked, Stacked | None, Run]:
     """The run of entry k from the bottom up under the signals T: its states, its errors, its units linearised.
 

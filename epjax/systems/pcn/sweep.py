@@ -18,6 +18,7 @@ from jax import Array, lax
 
 from epjax.network import Network, States
 from epjax.network.activation import Update, check_update
+from epjax.network.apart import computed_once
 from epjax.network.inside import Inside
 from epjax.network.repeat import layers_of, of_each
 from epjax.systems.pcn.energy import half_squared_norm, prediction_errors
@@ -211,7 +212,8 @@ class Sweep:
                 eps[-1] = output.eps
             elif k == len(net):
                 eps[-1], output = self.relaxed(problem, output, eps[-1])
-            h.append(net.activation(k)(layers[-1].a) + eps[-1])
+            h_k = net.activation(k)(layers[-1].a) + eps[-1]
+            h.append(computed_once(h_k, problem.params))
         return tuple(h), tuple(eps), tuple(layers), output
 
 
