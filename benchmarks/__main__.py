@@ -18,7 +18,7 @@ from epjax.runs import machine
 
 NAMES = (
     *("gradients", "cost", "depth", "repeat", "residual", "equilibration", "precision"),
-    *("pipeline", "layouts", "upkeep", "systems", "zoo", "growth", "peers"),
+    *("pipeline", "layouts", "upkeep", "systems", "zoo", "growth", "field", "peers"),
 )
 ALONE = ("gpu",)
 """Not among all: it asks for an accelerator."""
@@ -34,7 +34,7 @@ class Options:
 
     name: tyro.conf.Positional[str]
     """One of gradients, cost, depth, repeat, residual, equilibration, precision, pipeline, layouts, upkeep, systems,
-    zoo, growth, peers; gpu, on an accelerator; or all."""
+    zoo, growth, field, peers; gpu, on an accelerator; or all."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows, machine and versions here, and the picture beside it as a PNG."""
     quick: bool = False

@@ -13,11 +13,12 @@ import pytest
 
 import epjax
 from benchmarks import __main__ as command
-from benchmarks import crash, gradients, upkeep, zoo
+from benchmarks import crash, field, gradients, upkeep, zoo
 from benchmarks.fidelity import average, compare
+from benchmarks.loops import count
 from benchmarks.measure import compile_program, paired_times, shapes, total_flops
 from benchmarks.methods import Method
-from benchmarks.rows import at_least, at_most, text
+from benchmarks.rows import at_least, at_most, find, text
 from benchmarks.settings import at_initialisation
 from epjax.runs.experiment import names
 
@@ -133,6 +134,51 @@ def test_stacked_blocks_are_the_network_block_by_block(quick):
         (single,) = [row for row in single if (row["network"], row["name"]) == (stacked["network"], stacked["name"])]
         assert abs(stacked["worst_layer_cosine"] - single["worst_layer_cosine"]) < 1e-5
         assert 0.95 < stacked["flops_over_backprop"] / single["flops_over_backprop"] < 1.3
+
+
+def test_a_sweep_of_any_depth_costs_the_same_beside_even_odd(quick):
+    """F of 4 and 8 layers; and that products of bfloat16 are those of every way, not of backpropagation alone."""
+    rows = [row for row in quick("field") if row["study"] == "depth"]
+    F = {
+        (r["name"], r["layers_count"]): r["flops_over_backprop"]
+        for r in find(rows, network="plain", precision="float32")
+    }
+    assert 1.2 < F["one sweep", 4] < F["one sweep", 8] < 2
+    assert F["even/odd, K = L", 8] > 2.4 * F["even/odd, K = L", 4] > 7
+    assert all(row["worst_layer_cosine"] > 0.9998 for row in find(rows, precision="float32"))
+    for network, L in (("plain", 4), ("plain", 8), ("muPC", 8)):
+        half = find(rows, network=network, layers_count=L, precision="bfloat16")
+        far = {row["name"]: 1 - row["worst_layer_cosine"] for row in half}
+        assert 1e-5 < far["one sweep"] < 1.1 * far["backpropagation"]
+        assert 0.5 < far["even/odd, K = L"] / far["backpropagation"] < 1.5
+
+
+def test_a_smaller_beta_is_nearer_in_a_plain_network(quick):
+    far = {row["beta"]: 1 - row["worst_layer_cosine"] for row in quick("field") if row["study"] == "beta"}
+    assert far[5e-7] < 1e-9 < far[5e-5] < far[5e-4] < far[5e-3]
+
+
+def field_count(net, function):
+    x, y = np.zeros((field.BATCH, 28, 28, 1), np.float32), np.zeros(field.BATCH, np.int32)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), x.shape[1:]))
+    return count(function, params, x, y, jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", [field.PLAIN, field.MUPC])
+def test_short_networks_say_what_deep_ones_cost(kind):
+    (way,) = (way for way in field.WAYS if way.name == field.ALL)
+    net = field.network(kind, 8)
+    expected = field_count(net, way.build(net, 8)).running(8)
+    assert field._flops(kind, 8, way, stacked=False) == pytest.approx(expected, rel=0.01)
+
+
+def test_the_body_of_a_loop_is_what_one_more_iteration_costs():
+    """Laid out; the first iterations, of signals that are zero, and the last, whose signals nobody takes, fall away."""
+    net, method = field.network(field.PLAIN, 4), Method("async", 9, skip_unreached=False)
+    short, long = (method.build(net, equilibration=epjax.Async(K, skip_unreached=False, unroll=K)) for K in (6, 9))
+    assert field_count(net, short).bodies == 0
+    one_more = (field_count(net, long).once - field_count(net, short).once) / 3
+    assert field_count(net, method.build(net)).bodies == pytest.approx(one_more, rel=0.03)
 
 
 def test_a_second_sweep_settles(quick):

@@ -8,10 +8,13 @@ import dataclasses
 import warnings
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
 
 import epjax
 from epjax.network.activation import identity, relu, softplus
@@ -80,6 +83,43 @@ def test_laid_out_equals_looped(method):
     net = network()
     laid_out = dataclasses.replace(method, unroll=10)
     assert_same(solver(net, method)(*data(net)), solver(net, laid_out)(*data(net)))
+
+
+MARK = Primitive("mark")
+BATCHED: list[int] = []
+
+
+def _batched(args, dims):
+    BATCHED.append(1)
+    return MARK.bind(*args), dims[0]
+
+
+MARK.def_abstract_eval(lambda v: v)
+ad.deflinear2(MARK, lambda tangent, _: [tangent])
+batching.primitive_batchers[MARK] = _batched
+
+
+class Marked(nn.Module):
+    """W h, which tells how often it is mapped."""
+
+    @nn.compact
+    def __call__(self, h):
+        return nn.Dense(4, param_dtype=h.dtype)(MARK.bind(h))
+
+
+@pytest.mark.parametrize("method", [epjax.Async(20, skip_unreached=False), epjax.Sync(20, update="pgd", step_size=0.1)])
+def test_a_loop_is_mapped_in_a_time_linear_in_depth(method):
+    """Over phases that share a free state: not once for each layer that the wave reaches."""
+
+    def times(L):
+        net = epjax.Network([epjax.Layer(Marked(), identity) for _ in range(L)])
+        params = tuple({"Dense_0": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}} for _ in range(L))
+        BATCHED.clear()
+        gradient = epjax.value_and_grad(net, CE, scheme="centered", equilibration=method)
+        jax.make_jaxpr(gradient)(params, jnp.ones((2, 4)), jnp.zeros(2, int), None)
+        return len(BATCHED)
+
+    assert 0 < times(12) < 2.2 * times(6)
 
 
 @pytest.mark.parametrize("method", [epjax.Sweep(1), epjax.Async(5), epjax.Sync(2)])

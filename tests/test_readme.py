@@ -16,8 +16,8 @@ from typing import get_args
 import pytest
 
 import epjax
-from benchmarks import zoo
-from benchmarks.rows import find
+from benchmarks import field, zoo
+from benchmarks.rows import find, only
 from epjax import models
 from epjax.diagnosis.report import Verdict
 from epjax.recipes import imagenet_vgg10
@@ -182,6 +182,66 @@ def test_peers_are_quoted_as_they_were_measured():
             cells.append("-" if row["why"] else f"{flops:.2f} / {seconds:.1f} / {floor(1e4 * worst) / 1e4:.4f}")
         assert f"| {name} {row['version']} | {' | '.join(cells)} |" in page
     assert shown == len(find(rows, why=None))
+
+
+FIELD = {
+    field.ONE: "one sweep, centered, beta 0.0005",
+    field.SMALL: "one sweep, centered, beta 5e-06",
+    field.RANDOM: "one sweep, random sign, beta 0.0005",
+    field.TEN: "even/odd, centered, K = 10, beta 0.0005",
+    field.ALL: "even/odd, centered, K = L, beta 0.0005",
+    field.IL: "inference learning, T = 20",
+    field.EPC: "ePC, T = 5",
+}
+
+
+def test_the_field_is_quoted_as_it_was_measured():
+    """Every row of docs/results.md's table over depth, and the sentences on beta and on bfloat16."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "field.json").read_text())
+    page, rows = PAGES[Path("docs/results.md")], find(found["rows"], study="depth")
+    words = " ".join(page.split())
+
+    def worst(kind, L, name, precision="float32"):
+        (row,) = find(rows, network=kind, layers_count=L, name=name, precision=precision)
+        return row["worst_layer_cosine"]
+
+    def cut(cosine):
+        return "-" if cosine is None else f"{floor(1e4 * cosine) / 1e4:.4f}"
+
+    for name, told in FIELD.items():
+        cosines = [worst(kind, L, name) for kind in (field.PLAIN, field.MUPC) for L in field.SHOWN]
+        (deep,) = find(rows, network=field.PLAIN, layers_count=256, name=name, precision="float32")
+        (shallow,) = find(rows, network=field.PLAIN, layers_count=4, name=name, precision="float32")
+        F = [f"{row['flops_over_backprop']:.2f}" for row in (shallow, deep)]
+        assert f"| {told} | {' | '.join([*F, *map(cut, cosines)])} |" in page
+
+    def at(kind, beta):
+        (row,) = find(found["rows"], study="beta", network=kind, beta=beta)
+        return row
+
+    convolutions, plain = at(field.CONVOLUTIONS, 5e-4), at(field.PLAIN, 5e-4)
+    least = cut(convolutions["least_worst_layer_cosine"])
+    assert f"{cut(convolutions['worst_layer_cosine'])} at beta 0.0005 ({least} in the worst draw)" in words
+    assert f"of 64 plain dense layers {cut(plain['worst_layer_cosine'])}." in words
+    small = [cut(at(kind, 5e-6)["worst_layer_cosine"]) for kind in (field.CONVOLUTIONS, field.PLAIN)]
+    assert "{} and {} at 5e-06".format(*small) in words
+    smooth, relu = (f"{1 - at(kind, 5e-4)['worst_layer_cosine']:.0e}" for kind in (field.MUPC, field.MUPC_RELU))
+    assert f"at 0.0005 and 64 layers they are {smooth} from 1, and {relu} with ReLU" in words
+    half = [
+        cut(worst(kind, L, name, "bfloat16"))
+        for kind, L in ((field.PLAIN, 64), (field.MUPC, 256))
+        for name in (field.ONE, field.BACKPROP)
+    ]
+    assert "for 64 plain layers is far: {} and {}; for 256 residual ones {} and {}".format(*half) in words
+    middle, deep, residual = (
+        only(rows, network=kind, layers_count=L, name=field.ONE, precision="float32")
+        for kind, L in ((field.PLAIN, 32), (field.PLAIN, 256), (field.MUPC, 256))
+    )
+    F = [row["flops_over_backprop"] for row in (middle, deep, residual)]
+    assert f"from 32 to 256 layers F grows by {F[1] / F[0] - 1:.0%}. Of 256 residual layers it is {F[2]:.2f}" in words
+    stacked = [row["stacked_flops_over_backprop"] for row in (deep, residual)]
+    assert "256 plain layers take {:.2f} F".format(*stacked) in words
+    assert f"and residual ones {stacked[1]:.2f}" in words
 
 
 def test_depth_is_quoted_as_it_was_measured():

@@ -198,6 +198,16 @@ def with_signals(iterate: Iterate, L: int) -> Iterate:
     return replace(iterate, T=T)
 
 
+def of_this_phase(problem: Problem, iterate: Iterate) -> Iterate:
+    """The same numbers, each of which depends on the example and on beta in the eyes of `jax.vmap`.
+
+    It finds out which of a loop's numbers are mapped by tracing the body again and again, until no more are found: with
+    a free state that all phases share, once for each layer that the wave reaches.
+    """
+    mark = jnp.real(problem.perturbation.beta * problem.free.output.ravel()[0])
+    return jax.tree.map(lambda v: jnp.where(False, mark.astype(v.dtype), v), iterate)
+
+
 def half_step(
     problem: Problem, options: Traversal, parity: int, iterate: Iterate, known: Known, w: float | Array = 1.0
 ) -> tuple[Iterate, Known]:
@@ -285,7 +295,7 @@ def run(
 
     iterations = jnp.int32(laid_out)
     if laid_out < K:
-        iterate = with_signals(iterate, L) if iterate.T else iterate
+        iterate = of_this_phase(problem, with_signals(iterate, L) if iterate.T else iterate)
         iterations, iterate, trace = lax.while_loop(more, body, (iterations, iterate, trace))
     states = iterate.states(problem.x)
     errors = tuple(iterate.eps[k] for k in sorted(iterate.eps))
