@@ -106,18 +106,22 @@ def test_one_sweep_costs_the_same_at_any_depth(scheme, sharing, F, L, pool):
     assert (F - 0.5) / 3 < ep / bp < F / 3 * 1.03
 
 
-@pytest.mark.parametrize(("scheme", "units"), [("forward", 18.2), ("centered", 23.8)])
-def test_blocks_are_passed_through_once_a_phase(scheme, units):
-    """Of two convolutions: a weight gradient pulls eps through the second as well, and recomputes no forward pass.
+@pytest.mark.parametrize(
+    ("scheme", "pulls", "units"),
+    [("forward", "shared", 16.2), ("centered", "shared", 19.8), ("forward", "own", 18.2), ("centered", "own", 23.8)],
+)
+def test_blocks_are_passed_through_once_a_phase(scheme, pulls, units):
+    """Of two convolutions: the pass down pulls eps through the second, for the weights as well, and no pass is repeated.
 
-    In units of the stem's convolution the network is 1 + 2 + 1.56 and backpropagation 12.7. One-sided 18.2 = free
-    4.56, backward 3.56, forward 3.56, weights 4.56 + 2. Centered 23.8: both phases share one backward pass and the
-    weights' products, but each pulls its own error through a block: 4.56 + 3.56 + 7.12 + 4.56 + 4.
+    In units of the stem's convolution the network is 1 + 2 + 1.56 and backpropagation 12.7. One-sided 16.2 = free
+    4.56, backward 3.56, forward 3.56, weights 4.56. Centered 19.8: both phases share one backward pass, its pulls and
+    the weights' products: 4.56 + 3.56 + 7.12 + 4.56. With pulls of its own each phase has 2 more.
     """
     net = resnet((1, 1), 4, width=1 / 2, small_images=True)
     params = jax.eval_shape(lambda key: net.init(key, (16, 16, 32)), jax.random.key(0))
     x, y = jax.ShapeDtypeStruct((4, 16, 16, 32), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
-    ep = flops(epjax.value_and_grad(net, CE, scheme=scheme), params, x, y, None)
+    sweep = epjax.Sweep(1, pulls=pulls)
+    ep = flops(epjax.value_and_grad(net, CE, scheme=scheme, equilibration=sweep), params, x, y, None)
     bp = flops(epjax.backprop_value_and_grad(net, CE), params, x, y, None)
     assert 0.97 < ep / bp / (units / 12.7) < 1.03
 
