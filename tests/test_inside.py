@@ -212,6 +212,7 @@ def test_sums_of_blocks_are_not_computed_again_by_all_that_read_them():
     assert additions(12) < 2.3 * additions(6)
 
 
+@pytest.mark.fast
 def test_a_network_alone_is_opened():
     """Other systems keep what they are, and their layers closed."""
     net, params, x, _ = block_net()
