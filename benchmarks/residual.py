@@ -172,7 +172,7 @@ def draw(rows: list[Row], path: Path) -> None:
     what += f"float32, {first['data']}"
     centered, forward = (find(rows, name=f"sweep1/{scheme}") for scheme in ("centered", "forward"))
     worst = min(row["worst_layer_cosine"] for row in centered)
-    title = f"One centered sweep through networks of blocks: the cosine of the worst layer is {worst:.4f}"
+    title = f"One centered sweep through networks of blocks: the worst layer's cosine is within {1 - worst:.0e} of 1"
     fig, axes = figure(title, what, (1, 2), (10.4, 4.6))
     fidelity, cost = axes[0]
     for ax, offset, line, name, label, colour in (

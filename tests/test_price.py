@@ -111,7 +111,7 @@ def test_one_sweep_costs_the_same_at_any_depth(scheme, sharing, F, L, pool):
     [("forward", "shared", 16.2), ("centered", "shared", 19.8), ("forward", "own", 18.2), ("centered", "own", 23.8)],
 )
 def test_blocks_are_passed_through_once_a_phase(scheme, pulls, units):
-    """Of two convolutions: the pass down pulls eps through the second, for the weights as well, and no pass is repeated.
+    """Of two convolutions: the pass down pulls eps through the second, for the weights too, and no pass is repeated.
 
     In units of the stem's convolution the network is 1 + 2 + 1.56 and backpropagation 12.7. One-sided 16.2 = free
     4.56, backward 3.56, forward 3.56, weights 4.56. Centered 19.8: both phases share one backward pass, its pulls and

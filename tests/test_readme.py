@@ -398,3 +398,23 @@ def test_the_study_of_text_is_quoted_as_it_was_measured():
         assert f"{words} {mean:.3f} ± {spread:.3f}" in page
     (finding,) = text.findings(cells)
     assert finding.verdict == "confirmed"
+
+
+def test_networks_of_blocks_are_quoted_as_they_were_measured():
+    """The table of docs/results.md, and what pulls of one's own cost, from the benchmark's own file."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "residual.json").read_text())["rows"]
+    found = {(row["network"], row["name"]): row for row in rows}
+    page = PAGES[Path("docs/results.md")]
+    table = page.split("<!-- residual -->")[1].split("<!-- end -->")[0]
+
+    def cells(row):
+        F = row["flops_at_full_width"] or row["flops_over_backprop"]
+        costs = (F, row["seconds_over_backprop"], row["temporaries_over_backprop"])
+        return " | ".join([f"{1 - row['worst_layer_cosine']:.0e}", *(f"{cost:.2f}" for cost in costs)])
+
+    for name in dict.fromkeys(row["network"] for row in rows):
+        centered, one_sided = (cells(found[name, f"sweep1/{scheme}"]) for scheme in ("centered", "forward"))
+        assert f"| {name} | {centered} | {one_sided} |" in table
+    own = found["ResNet-18", "sweep1/centered/own pulls"]
+    off = 1 - own["worst_layer_cosine"]
+    assert f"ResNet-18 takes {own['flops_at_full_width']:.2f} F and its worst layer is {off:.0e} from 1" in page
