@@ -219,7 +219,9 @@ class Wide(nn.Module):
 CHECKPOINTS = {"all": False, "none": True, "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 GRADIENTS = {
     "backpropagation": epjax.backprop_value_and_grad,
-    "one-sided": lambda net, cost: epjax.value_and_grad(net, cost, scheme="forward", equilibration=sweep("block")),
+    "one-sided": lambda net, cost: epjax.value_and_grad(
+        net, cost, scheme="forward", equilibration=sweep("block", pulls="own")
+    ),
     "centered": lambda net, cost: epjax.value_and_grad(net, cost, equilibration=sweep("block", 3)),
 }
 
@@ -244,6 +246,23 @@ def test_what_is_kept_changes_memory_and_no_number(name, x64):
     wanted = compiled["all"](params, x, y)
     for kept in ("none", "products"):
         same(compiled[kept](params, x, y)[1], wanted[1], 1e-9)
+
+
+def test_a_checkpoint_keeps_no_pulls_unless_asked_to(x64):
+    """They would be kept from the pass down to the weights: a run with a checkpoint has each phase pull its own."""
+    layers = Layer(nn.Dense(8), identity), Repeat(Layer(Wide(), identity), 16, True), Layer(nn.Dense(4), identity)
+    net = Network(layers)
+    params = jax.tree.map(lambda v: v.astype(jnp.float64), net.init(KEY, (5,)))
+    x, y = jax.random.normal(jax.random.key(1), (32, 5), jnp.float64), jnp.arange(32) % 4
+    usual, own, shared = (
+        jax.jit(epjax.value_and_grad(net, CE, beta=0.1, equilibration=sweep("block", pulls=pulls)))
+        .lower(params, x, y)
+        .compile()
+        for pulls in (None, "own", "shared")
+    )
+    memory = [one.memory_analysis().temp_size_in_bytes for one in (usual, own, shared)]
+    assert memory[0] == memory[1] < memory[2]
+    same(usual(params, x, y)[1], own(params, x, y)[1])
 
 
 @pytest.mark.fast

@@ -31,13 +31,32 @@ Pulls = tuple[Array, ...]
 """(c_1, ..., c_n)."""
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["each"], meta_fields=["which"])
+@dataclass(frozen=True)
+class Left:
+    """(c_1, ..., c_n), c_i = each[which_i]: those that are one array, as a product's and its bias's, are held once."""
+
+    each: Pulls
+    which: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pulls: Pulls) -> "Left":
+        """The same, by identity."""
+        each = {id(c): c for c in pulls}
+        place = {name: i for i, name in enumerate(each)}
+        return cls(tuple(each.values()), tuple(place[id(c)] for c in pulls))
+
+    def __bool__(self) -> bool:
+        return bool(self.which)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["pulls", "strength"], meta_fields=["alike"])
 @dataclass(frozen=True)
 class Inside:
     """strength * (c_1, ..., c_n), what the error of one phase leaves inside a layer; without any, of one not opened.
 
-    Of a run `pulls` are a `Stacked` of those of its layers. Where `alike` the phases of an example have the same c_i,
-    and differ in strength alone.
+    `pulls` are a `Left`, of a run a `Stacked` of those of its layers. Where `alike` the phases of an example have the
+    same c_i, and differ in strength alone.
     """
 
     pulls: Any
@@ -47,11 +66,13 @@ class Inside:
     def told(self, weights: Array, *, once: bool) -> Pulls:
         """weights_bp strength_bp c_i of c_i [B, P, ...]; summed over the phases, [B, ...], if `once`."""
         w = weights * self.strength  # [B, P]
-        pulls = lax.stop_gradient(self.pulls)
+        each = lax.stop_gradient(self.pulls.each)
         if once and self.alike:
-            return tuple(_times(w.sum(axis=1), c[:, 0]) for c in pulls)
-        each = tuple(_times(w, c) for c in pulls)
-        return tuple(over_phases(c, 1) for c in each) if once else each
+            each = tuple(_times(w.sum(axis=1), c[:, 0]) for c in each)
+        else:
+            each = tuple(_times(w, c) for c in each)
+            each = tuple(over_phases(c, 1) for c in each) if once else each
+        return tuple(each[i] for i in self.pulls.which)
 
 
 def _times(w: Array, c: Array) -> Array:

@@ -50,7 +50,8 @@ class Repeat:
 
     `checkpoint` is what a pass up keeps of each layer for the pass down, in backpropagation and in both phases: False,
     all that its derivative needs; True, its input and what it gives, the rest being computed once more; a policy of
-    `jax.checkpoint_policies`, what that says. The numbers are the same.
+    `jax.checkpoint_policies`, what that says. The numbers are the same for the same `pulls` of a sweep: shared ones are
+    kept, and by default each phase has its own where a `checkpoint` is asked for.
 
     Raises ValueError for n < 1, for what is no `Layer`, for a skip from outside, for nnx modules, whose parameters are
     not drawn, and for another checkpoint.

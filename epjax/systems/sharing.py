@@ -29,19 +29,20 @@ def check_sharing(signals: Any, products: Any, pulls: Any) -> None:
             raise ValueError(f"{name} must be None, {allowed}, got {value!r}")
 
 
-def settled(method: Any, phases: int, errors: Errors, *, together: bool) -> Any:
+def settled(method: Any, phases: int, errors: Errors, *, together: bool, keeps: bool = True) -> Any:
     """The equilibration with products and pulls of None settled for so many phases of real strength.
 
-    They are shared where phases run together and carry their errors. Recomputed errors are those of a machine that has
-    its phases one after the other and measures states: there each has its own. Raises ValueError where phases that do
-    not run together, or whose strengths are complex, were told to share.
+    They are shared where phases run together and carry their errors; pulls, which are kept from the pass down to the
+    end, by one sweep of a network that `keeps` what it computed, without a `Repeat` with `checkpoint`. Recomputed
+    errors are those of a machine that has its phases one after the other and measures states: there each has its own.
+    Raises ValueError where phases that do not run together, or whose strengths are complex, were told to share.
     """
     for name in ("signals", "products", "pulls"):
         if getattr(method, name, None) == "shared" and not together:
             raise ValueError(f"{name} must be 'own' unless phases of real strength run together, got 'shared'")
     shares = {
         "products": phases > 1 and together and errors == "carried",
-        "pulls": together and errors == "carried" and getattr(method, "sweeps", 2) == 1,
+        "pulls": together and errors == "carried" and keeps and getattr(method, "sweeps", 2) == 1,
     }
     return dataclasses.replace(
         method,

@@ -11,7 +11,7 @@ from jax import Array
 
 from epjax.network import Network, Params
 from epjax.network.activation import Activation
-from epjax.network.inside import Pulls, meetings, opened
+from epjax.network.inside import Left, Pulls, meetings, opened
 from epjax.network.repeat import output_of
 
 Precisions = tuple[float, ...]
@@ -44,18 +44,20 @@ class Linearised:
     sources: tuple[int, ...]
     weights: tuple[tuple[int, float | None], ...]
 
-    def pulled(self, eps: Array) -> tuple[dict[int, Array], Pulls]:
+    def pulled(self, eps: Array) -> tuple[dict[int, Array], Left]:
         """eps_k -> what `pull` says, and (c_1, ..., c_n) inside the layer, empty unless it was opened."""
         told = self.pull_drive(*self.pull_phi(eps))
         weights, n = dict(self.weights), len(self.sources)
         signals = sum_signals([{j: T_j} for j, T_j in zip(self.sources, told[:n], strict=True) if j in weights])
-        return {j: T_j if weights[j] is None else weights[j] * T_j for j, T_j in signals.items()}, tuple(told[n:])
+        return {j: T_j if weights[j] is None else weights[j] * T_j for j, T_j in signals.items()}, Left.of(
+            tuple(told[n:])
+        )
 
     def pull(self, eps: Array) -> dict[int, Array]:
         """eps_k -> {j: pi_k / pi_j (d f_k / d h_j)^T eps_k} for the layers j that feed layer k and are told."""
         return self.pulled(eps)[0]
 
-    def down(self, T: Array, error: Error, held: Array | None = None) -> tuple[Array, Array, dict[int, Array], Pulls]:
+    def down(self, T: Array, error: Error, held: Array | None = None) -> tuple[Array, Array, dict[int, Array], Left]:
         """T_k, the error that it leaves, and what this one sends on and leaves inside, or the error that is `held`."""
         eps = error(self.activation, self.a, T)
         return T, eps, *self.pulled(eps if held is None else held)

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from epjax.cost import Cost
 from epjax.network import Network, Params, Stacked, States, unrolled
-from epjax.network.inside import Inside, Pulls, told
+from epjax.network.inside import Inside, Left, Pulls, told
 from epjax.network.kinks import crossed, switches
 from epjax.network.products import at_mean_states, mean_over, over_phases
 from epjax.network.repeat import output_of
@@ -231,7 +231,7 @@ def _told_run(
     below = output_of(states[source], 2)
     if source == 0:
         below = jnp.broadcast_to(below[:, None], (*weights.shape, *below.shape[1:]))
-    pulled: Any = ((),) * len(errors.units)
+    pulled: Any = (Left((), ()),) * len(errors.units)
     if inside is not None:
         pulled = jax.tree.map(lambda c: c[:, :1] if inside.alike else c, inside.pulls.units)
     h, eps, pulled = jax.tree.map(lambda v: jnp.moveaxis(v, 2, 0), (states[k].units, errors.units, pulled))
