@@ -19,7 +19,7 @@ from jax import lax
 
 from epjax.checks import check_batch, warn_of_projection
 from epjax.cost import Cost, as_cost
-from epjax.network import Network, Params, Repeat
+from epjax.network import Network, Params
 from epjax.perturbation import MakePerturbation, as_perturbation
 from epjax.scheme import Scheme, as_complex, as_scheme
 from epjax.shapes import Array, Inexact, Shaped
@@ -89,9 +89,7 @@ def value_and_grad(
     together = phases == "together" and not plan.is_complex
     if plan.is_complex or not getattr(method, "takes_runs", False):
         system = layer_by_layer(system)
-    entries = getattr(getattr(system, "net", None), "layers", ())
-    keeps = all(entry.checkpoint is False for entry in entries if isinstance(entry, Repeat))
-    method = settled(method, len(plan.s), errors, together=together, keeps=keeps)
+    method = settled(method, len(plan.s), errors, together=together, keeps=getattr(system, "keeps", True))
     system.check(plan, method, errors)
     one_product, one_pull = (getattr(method, name, "own") == "shared" for name in ("products", "pulls"))
     system = opened(system) if one_pull else system

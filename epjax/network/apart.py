@@ -10,7 +10,7 @@ def computed_once(v: Array, theta: Any) -> Array:
     """v, for all that read it: on a CPU they do not compute it again, each for itself.
 
     XLA for CPU copies sums into every loop that reads them. A residual network's state is a sum over all blocks below,
-    so that what it copies grows with depth (32 blocks of width 128: two thirds of the time of a centered gradient).
+    so that what it copies grows with depth (32 blocks of width 128: half of the time of a centered gradient).
     `lax.optimization_barrier` is dropped before that; a branch is not, on a number of theta that XLA does not know.
     Both branches give v, unless that number is NaN, when v is NaN. Elsewhere, and without parameters, v as it is.
     """

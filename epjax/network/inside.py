@@ -22,9 +22,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
-from epjax.network.affine import PRODUCTS
 from epjax.network.kinks import alone
-from epjax.network.meetings import OWN_DERIVATIVE, STATE, Known, plain, walk
+from epjax.network.meetings import OF_WEIGHT_AND_STATE, STATE, Known, plain, walk
 from epjax.network.products import Mean, over_phases
 
 Pulls = tuple[Array, ...]
@@ -86,7 +85,7 @@ def meetings(f: Callable[..., Array], theta: Any, *states: Array) -> tuple[jax.S
 
     def meet(program: Jaxpr, equation: JaxprEqn, inputs: list[Known]) -> list[Any]:
         nonlocal above
-        above = above or (bool(found) and equation.primitive.name in PRODUCTS - {"mul"} | OWN_DERIVATIVE)
+        above = above or (bool(found) and equation.primitive.name in OF_WEIGHT_AND_STATE)
         results = plain(program, equation, inputs)
         found.extend(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in results)
         return results

@@ -11,6 +11,7 @@ import jax
 from jax import Array, lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from epjax.network.affine import PRODUCTS
 from epjax.network.kinks import alone, inner_program
 
 FIXED, WEIGHT, STATE = 0, 1, 2
@@ -24,6 +25,9 @@ Meeting = Callable[[Jaxpr, JaxprEqn, list[Known]], list[Any]]
 
 OWN_DERIVATIVE = frozenset({"custom_jvp_call", "custom_vjp_call"})
 """Calls that are not looked into: of a weight and a state it is a product, as the library's own convolution is."""
+
+OF_WEIGHT_AND_STATE = PRODUCTS - {"mul"} | OWN_DERIVATIVE
+"""Meetings that are products; a scale is none."""
 
 
 def walk(f: Callable[..., Array], theta: Any, states: tuple[Array, ...], meet: Meeting) -> Known:

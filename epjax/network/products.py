@@ -29,10 +29,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
-from epjax.network.affine import PRODUCTS
 from epjax.network.apart import computed_once
 from epjax.network.kinks import alone
-from epjax.network.meetings import OWN_DERIVATIVE, STATE, WEIGHT, Known, plain, walk
+from epjax.network.meetings import OF_WEIGHT_AND_STATE, STATE, WEIGHT, Known, plain, walk
 
 Mean = Callable[[Array], Array]
 """v_p of this phase -> sum_p c_p v_p."""
@@ -62,7 +61,7 @@ def at_mean_states(f: Callable[..., Array], c: Array, axis: str, theta: Any, *st
     mean = mean_over(c, axis, theta)
 
     def meet(program: Jaxpr, equation: JaxprEqn, found: list[Known]) -> list[Any]:
-        if equation.primitive.name not in PRODUCTS - {"mul"} | OWN_DERIVATIVE:
+        if equation.primitive.name not in OF_WEIGHT_AND_STATE:
             return plain(program, equation, found)
         here = [lax.stop_gradient(v) if kind == WEIGHT else v for v, kind in found]
         there = [mean(v) if kind == STATE else v for v, kind in found]

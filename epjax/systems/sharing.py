@@ -8,7 +8,8 @@
               "own"      each phase pulls it once more, through its nudged state
 
 Whatever they share, states, gates, pooling routes and errors are those of the nudged phases, each built by a forward
-pass of its own. See `epjax.systems.pcn.sweep`, `epjax.network.products` and `epjax.network.inside`.
+pass of its own; but for the gates inside a block, which with shared pulls are the free state's. See
+`epjax.systems.pcn.sweep`, `epjax.network.products` and `epjax.network.inside`.
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from epjax.network import Network, Params, Stacked, States, unrolled
 from epjax.network.inside import Inside, Left, Pulls, told
 from epjax.network.kinks import crossed, switches
 from epjax.network.products import at_mean_states, mean_over, over_phases
-from epjax.network.repeat import output_of
+from epjax.network.repeat import Repeat, output_of
 from epjax.perturbation import Perturbation, Weighed
 from epjax.scheme import Scheme
 from epjax.shapes import InputShape
@@ -79,6 +79,11 @@ class PCN:
 
     def check_values(self, params: Params, x: Any) -> None:
         """All are allowed."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a pass up keeps all that it computed: no `Repeat` has a `checkpoint`."""
+        return all(entry.checkpoint is False for entry in self.net.layers if isinstance(entry, Repeat))
 
     @property
     def input_range(self) -> None:
