@@ -133,6 +133,27 @@ def test_pulls_are_the_gradients_own_where_nothing_is_bent():
     same(gradient(problem, "shared", 0.5, scheme="forward"), gradient(problem, "own", 0.5, scheme="forward"))
 
 
+@pytest.mark.parametrize("options", [{"scheme": "forward"}, {}, {"products": "own"}], ids=str)
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-6), ("tf32", 1e-6), ("bfloat16", 2e-3)])
+def test_pulls_of_rounded_products_are_weighed_in_the_dtype_of_the_states(precision, near, options):
+    """float32 states, strict promotion: what a product of bfloat16 hears is rounded once, as by pulls of its own."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, h):
+            return h + nn.Dense(16)(jnp.tanh(nn.Dense(16)(h)))
+
+    layers = [epjax.Layer(Dense(16), identity), *[epjax.Layer(Block(), identity)] * 2, epjax.Layer(Dense(4), identity)]
+    net = epjax.Network(tuple(layers), precision)
+    params = net.init(jax.random.key(0), (5,))
+    problem = net, params, jax.random.normal(jax.random.key(1), (8, 5), jnp.float32), jnp.arange(8) % 4
+    with jax.numpy_dtype_promotion("strict"):
+        shared, own = (gradient(problem, pulls, 1e-5, **options) for pulls in ("shared", "own"))
+    assert {v.dtype for v in jax.tree.leaves(shared)} == {jnp.dtype("float32")}
+    a, b = (np.concatenate([np.ravel(v) for v in jax.tree.leaves(tree)]) for tree in (shared, own))
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 1 - near
+
+
 class Beside(nn.Module):
     """A block that reads the input beside the layer below."""
 

@@ -75,7 +75,8 @@ class Inside:
 
 
 def _times(w: Array, c: Array) -> Array:
-    return w.reshape(w.shape + (1,) * (c.ndim - w.ndim)) * c
+    """In the dtype of w, the states': c has that of its product, which may be rounded."""
+    return w.reshape(w.shape + (1,) * (c.ndim - w.ndim)) * c.astype(w.dtype)
 
 
 def meetings(f: Callable[..., Array], theta: Any, *states: Array) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -124,7 +125,9 @@ def told(f: Callable[..., Array], forces: Pulls, mean: Mean, theta: Any, *states
     def meet(program: Jaxpr, equation: JaxprEqn, found: list[Known]) -> list[Any]:
         nonlocal total
         there = alone(program, equation, [mean(v) if kind == STATE else v for v, kind in found])
-        total += sum(jnp.sum(next(pulls) * v) for v in there)
+        for v in there:
+            c = next(pulls)
+            total += jnp.sum(c * v.astype(c.dtype))
         return plain(program, equation, [(lax.stop_gradient(v), kind) for v, kind in found])
 
     walk(f, theta, states, meet)
